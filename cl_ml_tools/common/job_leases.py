@@ -1,0 +1,154 @@
+"""What running and recovering jobs need of a store: claims that are fenced, leases that end.
+
+Every method is one atomic act, and may be repeated under its token: after a lost reply the same answer
+comes again. Every method raises `cl_ml_tools.errors.StoreUnavailableError` when the store does not answer
+within its bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+from cl_ml_tools.common.schemas import JobRecord, JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who runs a job.
+
+    Attributes:
+        node: an id made at each start of a worker's main process.
+        process: the process id of the pool process that runs it.
+    """
+
+    node: str
+    process: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A message that has to be sent so that a job is started.
+
+    Attributes:
+        job_id: the job.
+        task_type: selects the queue.
+        priority: 0 to 10, higher is more urgent.
+        sequence: the send's number in its line (the jobs of one queue and priority), increasing.
+        retries: how often a person asked for another try; part of the Celery task's id.
+        file_names: names of the inputs, for people who watch.
+    """
+
+    job_id: str
+    task_type: str
+    priority: int
+    sequence: int
+    retries: int
+    file_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run a job: its record as claimed, and the token that report and finish must carry."""
+
+    job: JobRecord
+    token: str
+
+
+class Refusal(StrEnum):
+    """Why a claim is refused."""
+
+    DONE = "done"
+    """The job is completed or failed."""
+    CANCELLED = "cancelled"
+    """The job is cancelled."""
+    HELD = "held"
+    """Another claim runs it."""
+    UNKNOWN = "unknown"
+    """There is no such job."""
+    EARLY = "early"
+    """Its next try is not due yet."""
+    GIVEN_UP = "given_up"
+    """It has crashed or lost its lease too often; the claim has ended it in ``error``."""
+
+
+class RunState(StrEnum):
+    """What a run is told when it extends or reports."""
+
+    CURRENT = "current"
+    """Go on."""
+    STOPPING = "stopping"
+    """A cancel was asked for: stop, then finish as cancelled."""
+    LOST = "lost"
+    """The claim is no longer the job's: stop, and touch nothing."""
+    IDLE = "idle"
+    """Nobody runs the job: not yet claimed, or at its end."""
+
+
+class Finished(StrEnum):
+    """What became of an outcome."""
+
+    STORED = "stored"
+    """It is the job's outcome."""
+    LOST = "lost"
+    """The claim was no longer the job's; nothing changed."""
+    DELETED = "deleted"
+    """The job was deleted while it ran; its record is gone, its files are the caller's to remove."""
+
+
+class RequeueCause(StrEnum):
+    """Why a job goes back to its queue."""
+
+    RELEASED = "released"
+    """Its worker gave it back in order; counts nothing."""
+    CRASHED = "crashed"
+    """The process that ran it died; at the limit the job ends in ``error``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: a terminal status with the task's output or the reason."""
+
+    status: JobStatus
+    task_output: dict[str, Any] | None = None
+    error_message: str | None = None
+
+
+@runtime_checkable
+class JobLeases(Protocol):
+    """Claims, leases and outcomes of jobs."""
+
+    def claim(
+        self, job_id: str, *, token: str, owner: Owner, sequence: int, lease_seconds: float
+    ) -> Claim | Refusal:
+        """Take a queued job for ``owner`` until the lease ends.
+
+        A claim repeated under its token gets the same claim again.
+        """
+        ...
+
+    def extend(
+        self, node: str, runs: Sequence[tuple[str, str | None]], *, lease_seconds: float
+    ) -> list[RunState]:
+        """Let the leases of these runs, each a job id and a token, end ``lease_seconds`` from now.
+
+        The lease goes by its owner's node: with None as token any run of the job on the node is meant.
+        A lease that has ended but was not yet recovered is taken up again. Answers in the order of ``runs``.
+        """
+        ...
+
+    def report(self, job_id: str, *, token: str, progress: int) -> RunState:
+        """Store progress; it never goes back within an attempt, and is stored as at most 99."""
+        ...
+
+    def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
+        """Store the outcome and end the claim. Once stored it is final."""
+        ...
+
+    def requeue(self, job_id: str, *, owner: Owner, cause: RequeueCause, detail: str) -> Dispatch | None:
+        """Put a job that ``owner`` runs back to its queue; the caller sends the answer's message.
+
+        None when the owner does not run it, or it has reached its limit and ended in ``error``. Repeated
+        after a lost reply it answers None although the job is queued: recovery then sends the message.
+        """
+        ...

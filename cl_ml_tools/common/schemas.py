@@ -1,0 +1,102 @@
+"""Jobs and their parameters."""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. ``completed``, ``error`` and ``cancelled`` are terminal."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a job in this status is at its end."""
+        return self in (JobStatus.COMPLETED, JobStatus.ERROR, JobStatus.CANCELLED)
+
+
+class Job(BaseModel):
+    """A request and its state. Can be read from the attributes of any object, and subclassed.
+
+    ``status`` is held as a plain string, so that any database driver can bind it.
+
+    Attributes:
+        job_id: the id chosen by whoever submits.
+        task_type: the name of the task that does it.
+        params: the task's parameters, as JSON values.
+        status: one of the values of `JobStatus`.
+        progress: percent, 0 to 100; at most 99 until the job is completed.
+        task_output: what the task returned, once completed.
+        error_message: why it failed or was cancelled.
+    """
+
+    model_config = ConfigDict(from_attributes=True, use_enum_values=True, validate_default=True)
+
+    job_id: str
+    task_type: str
+    params: dict[str, Any]
+    status: JobStatus = JobStatus.QUEUED
+    progress: int = Field(default=0, ge=0, le=100)
+    task_output: dict[str, Any] | None = None
+    error_message: str | None = None
+
+
+class JobRecord(Job):
+    """A job as a store keeps it: the job, and what happened to it.
+
+    Times are milliseconds since 1970 by the store's clock.
+
+    Attributes:
+        created_by: whose job it is, or None.
+        priority: 0 to 10, higher is more urgent.
+        attempt: how often it was started.
+        crashes: how often the process that ran it died.
+        leases_lost: how often it was lost together with its node.
+        history: how each attempt that did not finish the job ended, oldest first.
+        cancel_requested: whether a cancel waits to be obeyed by the run.
+        created_at: when it was accepted.
+        started_at: when its latest attempt began, or None.
+        finished_at: when it reached its terminal status, or None.
+        event_id: the id of its latest event.
+    """
+
+    created_by: str | None = None
+    priority: int = Field(default=5, ge=0, le=10)
+    attempt: int = 0
+    crashes: int = 0
+    leases_lost: int = 0
+    history: list[str] = Field(default_factory=list)
+    cancel_requested: bool = False
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    event_id: str
+
+
+class BaseJobParams(BaseModel):
+    """What every task's parameters have: where to read and where to write.
+
+    Attributes:
+        input_paths: absolute paths of the inputs.
+        output_paths: absolute paths of the outputs, all different; as many as inputs when both are given.
+    """
+
+    input_paths: list[str] = Field(default_factory=list)
+    output_paths: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _paths_match(self) -> Self:
+        if len(set(self.output_paths)) != len(self.output_paths):
+            raise ValueError("output_paths must all be different")
+        if self.input_paths and self.output_paths and len(self.input_paths) != len(self.output_paths):
+            raise ValueError(
+                f"output_paths must be as many as input_paths: "
+                f"{len(self.output_paths)} given for {len(self.input_paths)}"
+            )
+        return self

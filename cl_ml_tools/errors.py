@@ -1,0 +1,74 @@
+"""Every error that this package raises, as one tree."""
+
+
+class MLToolsError(Exception):
+    """The root of all errors raised by cl_ml_tools."""
+
+
+class SettingsError(MLToolsError, ValueError):
+    """A setting has a value that cannot be used; the message names the setting and its environment variable."""
+
+
+class PluginLoadError(MLToolsError, RuntimeError):
+    """A plugin could not be loaded; the message names the plugin, its distribution and the cause."""
+
+
+class StoreUnavailableError(MLToolsError):
+    """The store of job records did not answer in time, or refused the connection.
+
+    What was asked may or may not have been done.
+    """
+
+
+class StoreMismatchError(MLToolsError):
+    """The store's prefix belongs to another broker, or holds records of another format."""
+
+
+class SubmissionTooLateError(StoreUnavailableError):
+    """A record was refused because its deadline had passed; nothing was stored."""
+
+
+class DuplicateJobError(MLToolsError, ValueError):
+    """A job with this id exists already."""
+
+
+class InvalidJobIdError(MLToolsError, ValueError):
+    """A job id is not a plain id (letters, digits, ``-`` and ``_``; 1 to 128 characters)."""
+
+
+class InvalidJobError(MLToolsError, ValueError):
+    """A job cannot be stored as it is; the message names the field."""
+
+
+class InvalidFileNameError(MLToolsError, ValueError):
+    """A file name cannot be reduced to a safe one."""
+
+
+class UploadTooLargeError(MLToolsError):
+    """An upload is larger than the limit; nothing of it was kept.
+
+    Attributes:
+        filename: the client's name of the file.
+        max_bytes: the limit that it passed.
+    """
+
+    def __init__(self, filename: str, max_bytes: int) -> None:
+        super().__init__(f"{filename!r} is larger than the limit of {max_bytes} bytes")
+        self.filename = filename
+        self.max_bytes = max_bytes
+
+
+class BadInputError(MLToolsError, ValueError):
+    """An input file cannot be processed; the message names the file and says why. Never worth another try."""
+
+
+class EmbeddedRedisError(MLToolsError, RuntimeError):
+    """No embedded Redis server could be started; the message says what to install or set."""
+
+
+class JobStopped(BaseException):  # noqa: N818 - an order to stop, not an error
+    """A run must stop: its job was cancelled, or another process has taken it over.
+
+    Raised from the progress callback of a running plugin. It is no ``Exception``, so that a plugin's own
+    ``except Exception`` does not swallow it.
+    """

@@ -1,0 +1,82 @@
+"""Settings, read once from the environment: ``lease_seconds`` is ``CL_ML_TOOLS_LEASE_SECONDS``."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cl_ml_tools.errors import SettingsError
+
+PREFIX = "CL_ML_TOOLS_"
+
+
+class Settings(BaseModel):
+    """All settings. Each field's description says what it does; the README's table is tested against them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="Redis or Valkey (6.2 or newer) that keeps the record of jobs: `redis://`, `rediss://` or `unix://`.",
+    )
+    broker_url: str | None = Field(
+        default=None, description="Celery's broker. The same server as `redis_url` unless set."
+    )
+    key_prefix: str = Field(
+        default="cl_ml_tools",
+        pattern=r"^[A-Za-z0-9_.:-]{1,64}$",
+        description="First part of every key in Redis. One prefix belongs to one broker.",
+    )
+    storage_dir: Path = Field(
+        default=Path("media"),
+        description="Directory of the jobs' files, shared by master and workers.",
+    )
+    lease_seconds: float = Field(
+        default=30.0,
+        ge=1.0,
+        le=3600.0,
+        description="How long a job stays with a worker that shows no sign of life. Extended every third of it.",
+    )
+    max_crashes: int = Field(
+        default=3, ge=1, description="A job whose process died this often ends in `error`."
+    )
+    max_upload_bytes: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Largest accepted upload, in bytes; above it the answer is 413.",
+    )
+    redis_timeout_seconds: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=30.0,
+        description="Longest wait for one answer of Redis. A call is tried twice.",
+    )
+    progress_interval_seconds: float = Field(
+        default=0.2, ge=0.0, description="Shortest time between two writes of one job's progress."
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings of the environment (of this process unless given); unset ones have their defaults.
+
+        Raises:
+            SettingsError: a value is not usable, or a variable with our prefix names no setting.
+        """
+        variables = os.environ if environment is None else environment
+        given = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in variables.items()
+            if name.startswith(PREFIX) and value != ""
+        }
+        try:
+            return cls(**given)  # type: ignore[arg-type]  # pydantic converts the strings
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            variable = f"{PREFIX}{field.upper()}"
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(sorted(f"{PREFIX}{name.upper()}" for name in cls.model_fields))
+                raise SettingsError(f"{variable} is no setting. Known: {known}") from error
+            raise SettingsError(f"{variable} = {first['input']!r}: {first['msg']}") from error
