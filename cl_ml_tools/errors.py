@@ -6,7 +6,7 @@ class MLToolsError(Exception):
 
 
 class SettingsError(MLToolsError, ValueError):
-    """A setting has a value that cannot be used; the message names the setting and its environment variable."""
+    """A setting cannot be used as it is; the message names its environment variable."""
 
 
 class PluginLoadError(MLToolsError, RuntimeError):
@@ -58,6 +58,10 @@ class UploadTooLargeError(MLToolsError):
         self.max_bytes = max_bytes
 
 
+class StorageFullError(MLToolsError):
+    """The storage of files has no room, or the quota is used up; nothing of the upload was kept."""
+
+
 class BadInputError(MLToolsError, ValueError):
     """An input file cannot be processed; the message names the file and says why. Never worth another try."""
 
@@ -66,7 +70,7 @@ class EmbeddedRedisError(MLToolsError, RuntimeError):
     """No embedded Redis server could be started; the message says what to install or set."""
 
 
-class JobStopped(BaseException):  # noqa: N818 - an order to stop, not an error
+class JobStopped(BaseException):
     """A run must stop: its job was cancelled, or another process has taken it over.
 
     Raised from the progress callback of a running plugin. It is no ``Exception``, so that a plugin's own

@@ -37,7 +37,7 @@ class Settings(BaseModel):
         default=30.0,
         ge=1.0,
         le=3600.0,
-        description="How long a job stays with a worker that shows no sign of life. Extended every third of it.",
+        description="How long a silent worker keeps a job. A living one extends it every third of it.",
     )
     max_crashes: int = Field(
         default=3, ge=1, description="A job whose process died this often ends in `error`."

@@ -47,6 +47,24 @@ class Job(BaseModel):
     error_message: str | None = None
 
 
+class AttemptEnd(BaseModel):
+    """How an attempt ended that did not finish its job.
+
+    Attributes:
+        attempt: which one, from 1.
+        at: when, milliseconds since 1970 by the store's clock.
+        node: the worker's main process that had it.
+        cause: ``crashed`` (the process died), ``lost`` (the lease ended with its node) or ``released``.
+        detail: what is known of it.
+    """
+
+    attempt: int
+    at: int
+    node: str
+    cause: str
+    detail: str = ""
+
+
 class JobRecord(Job):
     """A job as a store keeps it: the job, and what happened to it.
 
@@ -71,7 +89,7 @@ class JobRecord(Job):
     attempt: int = 0
     crashes: int = 0
     leases_lost: int = 0
-    history: list[str] = Field(default_factory=list)
+    history: list[AttemptEnd] = Field(default_factory=list)
     cancel_requested: bool = False
     created_at: int
     started_at: int | None = None

@@ -1,0 +1,103 @@
+"""Assembly: the one room that knows which classes make up an application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from cl_ml_tools import __version__
+from cl_ml_tools.celery_bridge import CeleryJobRepository, install
+from cl_ml_tools.celery_bridge.configuration import celery_configuration
+from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.settings import Settings
+from cl_ml_tools.stores.local_files import LocalFileStorage
+from cl_ml_tools.stores.redis_jobs import RedisJobStore
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+logger = logging.getLogger(__name__)
+
+FORM_BYTES = 1_000_000
+"""What a request may hold beside its files."""
+
+
+def create_storage(settings: Settings | None = None) -> LocalFileStorage:
+    """The storage of the jobs' files, under ``storage_dir``."""
+    settings = settings or Settings.from_environment()
+    return LocalFileStorage(settings.storage_dir, max_file_bytes=settings.max_upload_bytes)
+
+
+def create_celery_app(settings: Settings | None = None) -> Celery:
+    """A Celery app whose workers run the jobs of the task types installed on their node."""
+    return _create_celery(settings or Settings.from_environment())[0]
+
+
+def create_repository(settings: Settings | None = None) -> CeleryJobRepository:
+    """The repository of jobs, on a Celery app of its own that only sends."""
+    return _create_celery(settings or Settings.from_environment())[1]
+
+
+def create_app(settings: Settings | None = None) -> "FastAPI":
+    """The master: the routes of all installed plugins and of jobs, under ``/api``.
+
+    Raises:
+        PluginLoadError: a plugin's routes cannot be loaded.
+    """
+    # Workers import this module too, and need no FastAPI.
+    from fastapi import FastAPI
+
+    from cl_ml_tools.job_routes import create_job_router
+    from cl_ml_tools.master import create_master_router
+    from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
+
+    settings = settings or Settings.from_environment()
+    repository = create_repository(settings)
+    watcher = RedisJobWatcher(
+        settings.redis_url, prefix=settings.key_prefix, timeout_seconds=settings.redis_timeout_seconds
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(_check_broker, repository)
+        try:
+            yield
+        finally:
+            await watcher.close()
+            repository.close()
+
+    def nobody() -> None:
+        """Jobs belong to nobody in particular: this application knows no users."""
+
+    app = FastAPI(
+        title="cl_ml_tools",
+        version=__version__,
+        description="Upload a file to a task, follow its job, fetch what comes out.",
+        lifespan=lifespan,
+        max_body_size=settings.max_upload_bytes + FORM_BYTES,
+    )
+    app.include_router(create_master_router(repository, create_storage(settings), nobody), prefix="/api")
+    app.include_router(create_job_router(repository, nobody, watcher=watcher), prefix="/api")
+    return app
+
+
+def _check_broker(repository: CeleryJobRepository) -> None:
+    try:
+        repository.check_broker()
+    except StoreUnavailableError as error:
+        logger.warning("starting although the record cannot be reached: %s", error)
+
+
+def _create_celery(settings: Settings) -> tuple[Celery, CeleryJobRepository]:
+    app = Celery("cl_ml_tools")
+    app.conf.update(celery_configuration(settings))
+    store = RedisJobStore(
+        settings.redis_url,
+        prefix=settings.key_prefix,
+        timeout_seconds=settings.redis_timeout_seconds,
+        max_crashes=settings.max_crashes,
+    )
+    return app, install(app, store, settings=settings, consume=True)

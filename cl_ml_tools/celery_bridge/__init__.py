@@ -1,0 +1,6 @@
+"""The bridge to Celery: a repository that sends, workers that run jobs as Celery tasks."""
+
+from cl_ml_tools.celery_bridge.install import install
+from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
+
+__all__ = ["CeleryJobRepository", "install"]

@@ -1,0 +1,52 @@
+"""One queue for each task type, and priorities 0 to 10 in the broker's own direction and levels."""
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+from kombu.transport import redis as kombu_redis
+
+PREFIX = "cl_ml_tools."
+
+HIGHEST_PRIORITY = 10
+
+
+def celery_task_name(task_type: str) -> str:
+    """The name of the Celery task that does jobs of this type."""
+    return f"{PREFIX}{task_type}"
+
+
+def queue_name(task_type: str) -> str:
+    """The name of the queue that carries jobs of this type."""
+    return f"{PREFIX}{task_type}"
+
+
+def is_on_redis(app: Celery) -> bool:
+    """Whether the app's broker is kombu's Redis transport, plain or with Sentinel. Opens no connection."""
+    # By class: other transports call their driver 'redis' too, and order priorities the other way round.
+    return isinstance(app.connection_for_write().transport, kombu_redis.Transport)
+
+
+def broker_fingerprint(app: Celery) -> str:
+    """What tells one broker from another: its kind, and its database or virtual host.
+
+    Not its address: one server has many names, and master and workers need not use the same one.
+    """
+    connection = app.connection_for_write()
+    kind = "redis" if is_on_redis(app) else str(connection.transport.driver_type)
+    return f"{kind}:{str(connection.virtual_host or '0').strip('/') or '0'}"
+
+
+def job_queue(app: Celery, task_type: str) -> Queue:
+    """The queue of a task type, as both sides declare it."""
+    name = queue_name(task_type)
+    # RabbitMQ orders a classic queue by priority only when it is declared with its highest one.
+    arguments = None if is_on_redis(app) else {"x-max-priority": HIGHEST_PRIORITY}
+    return Queue(name, exchange=Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
+
+
+def message_priority(app: Celery, priority: int) -> int:
+    """A job's priority (0 to 10, higher is more urgent) as the broker counts.
+
+    RabbitMQ counts the same way. kombu's Redis transport has the levels 0 to 9 with 0 first, so that 10 and
+    9 share its first level.
+    """
+    return max(0, 9 - priority) if is_on_redis(app) else priority

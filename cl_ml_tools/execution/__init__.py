@@ -1,0 +1,6 @@
+"""One job: validate, run under its lease, report, finish once."""
+
+from cl_ml_tools.execution.event_loop import run_on_thread_loop
+from cl_ml_tools.execution.run import Execution
+
+__all__ = ["Execution", "run_on_thread_loop"]

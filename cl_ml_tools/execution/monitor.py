@@ -1,0 +1,191 @@
+"""The thread that stands beside running jobs: writes their progress, extends their leases, hears of cancels."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from cl_ml_tools.common.job_leases import JobLeases, RunState
+from cl_ml_tools.errors import JobStopped, StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""Pause before the store is asked again after it did not answer."""
+
+
+class MonitoredRun:
+    """One run of a claimed job, as its monitor sees it.
+
+    Args:
+        leases: the store of its lease.
+        job_id: the job.
+        token: the claim's token.
+        node: the owner's node.
+        lease_seconds: how long each extension lasts; extended every third of it.
+        progress_interval_seconds: shortest time between two writes of progress.
+        on_stop: called once, in the monitor's thread, when the run has to stop.
+
+    Attributes:
+        stop_state: why the run has to stop (``STOPPING`` or ``LOST``), or None.
+    """
+
+    def __init__(
+        self,
+        leases: JobLeases,
+        *,
+        job_id: str,
+        token: str,
+        node: str,
+        lease_seconds: float,
+        progress_interval_seconds: float,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._leases = leases
+        self._job_id = job_id
+        self._token = token
+        self._node = node
+        self._lease_seconds = lease_seconds
+        self._interval = progress_interval_seconds
+        self._on_stop = on_stop
+        self._progress = 0
+        self._written = 0
+        self._ended = False
+        self._next_write = 0.0
+        self._next_extend = time.monotonic() + lease_seconds / 3
+        self.stop_state: RunState | None = None
+
+    def report(self, percent: float) -> None:
+        """Note progress; the monitor writes it soon. From any thread, as often as wanted.
+
+        Values beyond 0 to 99 are cut, smaller ones than before and whatever is not a number are ignored.
+
+        Raises:
+            JobStopped: the run has to stop.
+        """
+        if self.stop_state is not None and not self._ended:
+            raise JobStopped(f"job {self._job_id} must stop: {self.stop_state}")
+        try:
+            progress = max(0, min(99, int(percent)))
+        except (TypeError, ValueError, OverflowError):
+            logger.warning("job %s reported %r as progress; a number is needed", self._job_id, percent)
+            return
+        if progress > self._progress and not self._ended:
+            self._progress = progress
+            if time.monotonic() >= self._next_write:
+                _monitor().wake()
+
+    def flush(self) -> None:
+        """Write the last progress now, if it is not written yet.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if self._progress > self._written and self.stop_state is not RunState.LOST:
+            progress = self._progress
+            self._hear(self._leases.report(self._job_id, token=self._token, progress=progress))
+            self._written = progress
+
+    def __enter__(self) -> "MonitoredRun":
+        _monitor().add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        _monitor().remove(self)
+
+    def due(self) -> float:
+        """When (``time.monotonic``) the monitor has something to do for this run."""
+        waiting = self._progress > self._written and self.stop_state is not RunState.LOST
+        return min(self._next_extend, self._next_write) if waiting else self._next_extend
+
+    def serve(self) -> None:
+        """Do what is due. Called by the monitor's thread only."""
+        now = time.monotonic()
+        try:
+            if now >= self._next_extend:
+                (state,) = self._leases.extend(
+                    self._node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
+                )
+                self._next_extend = now + self._lease_seconds / 3
+                self._hear(state)
+            if now >= self._next_write:
+                self._next_write = now + self._interval
+                self.flush()
+        except StoreUnavailableError as error:
+            logger.warning("job %s cannot reach its record, trying again: %s", self._job_id, error)
+            self._next_extend = max(self._next_extend, now + RETRY_SECONDS)
+            self._next_write = now + RETRY_SECONDS
+
+    def _hear(self, state: RunState) -> None:
+        if state in (RunState.STOPPING, RunState.LOST) and self.stop_state is None and not self._ended:
+            logger.info("job %s is told to stop: %s", self._job_id, state)
+            self.stop_state = state
+            self._on_stop()
+
+
+class _Monitor:
+    """One daemon thread for all runs of a process, started with the first one."""
+
+    def __init__(self) -> None:
+        self._runs: set[MonitoredRun] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._waking = False
+
+    def add(self, run: MonitoredRun) -> None:
+        with self._changed:
+            self._runs.add(run)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-monitor", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def remove(self, run: MonitoredRun) -> None:
+        with self._changed:
+            self._runs.discard(run)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._waking = True
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                due = min((run.due() for run in self._runs), default=None)
+                pause = None if due is None else max(0.0, due - time.monotonic())
+                if not self._waking and (pause is None or pause > 0):
+                    self._changed.wait(pause)
+                self._waking = False
+                now = time.monotonic()
+                runs = [run for run in self._runs if run.due() <= now]
+            for run in runs:
+                try:
+                    run.serve()
+                except Exception:  # the thread serves the other runs too
+                    logger.exception("the monitor failed for a run")
+
+
+_current: _Monitor | None = None
+_current_lock = threading.Lock()
+
+
+def _monitor() -> _Monitor:
+    """This process's monitor."""
+    global _current
+    with _current_lock:
+        if _current is None:
+            _current = _Monitor()
+        return _current
+
+
+def _forget_monitor() -> None:
+    """A forked child has neither the thread nor the lock's holder: it begins anew."""
+    global _current, _current_lock
+    _current = None
+    _current_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_monitor)

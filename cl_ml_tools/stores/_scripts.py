@@ -1,0 +1,85 @@
+"""Runs the Lua scripts of ``scripts/`` on a server, with bounded waiting and one repeat."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.stores._keys import lua_functions, root
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Error replies that say "not now" about the server, not "wrong" about the command.
+_UNAVAILABLE_REPLIES = ("MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "BUSY")
+
+
+@cache
+def script_source(name: str) -> str:
+    """The whole source of an act's script: key names, prelude, body."""
+    folder = files("cl_ml_tools.stores") / "scripts"
+    prelude = (folder / "_prelude.lua").read_text(encoding="utf-8")
+    return f"{lua_functions()}\n{prelude}\n{(folder / f'{name}.lua').read_text(encoding='utf-8')}"
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+class ScriptRunner:
+    """Calls one server; every failure to get an answer is a `StoreUnavailableError`.
+
+    Each call is tried twice, the second time only when the first did not use up the whole wait, so that a
+    call ends within about two times the client's timeout.
+    """
+
+    def __init__(self, client: Redis, prefix: str, timeout_seconds: float) -> None:
+        self.client = client
+        self._root = root(prefix)
+        self._timeout_seconds = timeout_seconds
+
+    def run(self, name: str, *arguments: str | int) -> Any:
+        """The answer of the act's script."""
+
+        def evaluate() -> Any:
+            try:
+                return self.client.evalsha(_digest(name), 1, self._root, *arguments)
+            except NoScriptError:
+                return self.client.eval(script_source(name), 1, self._root, *arguments)
+
+        return self.call(evaluate)
+
+    def call(self, act: Callable[[], T]) -> T:
+        """What ``act`` answers; it must be safe to do twice.
+
+        Raises:
+            StoreUnavailableError: no answer, or one that says the server cannot serve now.
+        """
+        start = time.monotonic()
+        try:
+            try:
+                return act()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if time.monotonic() - start > 1.5 * self._timeout_seconds:
+                    raise
+                logger.debug("Redis did not answer, asking once more: %s", error)
+                return act()
+        except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+            raise StoreUnavailableError(f"Redis does not answer: {error}") from error
+        except ResponseError as error:
+            if str(error).startswith(_UNAVAILABLE_REPLIES):
+                raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
+            raise
+        except RedisError as error:
+            raise StoreUnavailableError(f"Redis failed: {error}") from error

@@ -1,0 +1,277 @@
+"""The record of jobs in Redis or Valkey (6.2 or newer): one hash a job, one Lua script an act."""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self, cast
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cl_ml_tools.common.job_leases import (
+    Claim,
+    Dispatch,
+    Finished,
+    Outcome,
+    Owner,
+    Refusal,
+    RequeueCause,
+    RunState,
+)
+from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
+from cl_ml_tools.errors import (
+    DuplicateJobError,
+    InvalidJobError,
+    StoreMismatchError,
+    SubmissionTooLateError,
+)
+from cl_ml_tools.file_names import check_job_id
+from cl_ml_tools.stores._keys import KeyNames
+from cl_ml_tools.stores._records import file_names, read_dispatch, read_pairs, read_record, to_json, to_text
+from cl_ml_tools.stores._scripts import ScriptRunner
+
+DEFAULT_PRIORITY = 5
+
+
+class RedisJobStore:
+    """Keeps job records and leases; safe to share between threads, and across a fork.
+
+    All methods are atomic on the server and may be repeated. They raise
+    `cl_ml_tools.errors.StoreUnavailableError` when Redis has not answered within about twice the timeout.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads it.
+        prefix: first part of all key names.
+        timeout_seconds: longest wait for one answer, and for one connection.
+        max_crashes: a job whose process died this often ends in ``error``.
+    """
+
+    def __init__(
+        self, url: str, *, prefix: str = "cl_ml_tools", timeout_seconds: float = 2.0, max_crashes: int = 3
+    ) -> None:
+        self.url = url
+        self.prefix = prefix
+        self._timeout_seconds = timeout_seconds
+        self._max_crashes = max_crashes
+        self.client: Redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            socket_keepalive=True,
+            # Repeats are counted in one place, ScriptRunner, or the bounds would multiply.
+            retry=Retry(NoBackoff(), 0),
+            # RESP3 brings nothing here and costs a longer handshake.
+            protocol=2,
+            client_name="cl_ml_tools",
+        )
+        self.keys = KeyNames(prefix)
+        self._scripts = ScriptRunner(self.client, prefix, timeout_seconds)
+        self._clock = _ServerClock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def bind_broker(self, fingerprint: str) -> None:
+        """Tie the prefix to a broker; the first caller decides.
+
+        Raises:
+            StoreMismatchError: the prefix belongs to another broker.
+        """
+        meta = self.keys("meta")
+
+        def bind() -> str | None:
+            self.client.hsetnx(meta, "broker", fingerprint)
+            return cast("str | None", self.client.hget(meta, "broker"))
+
+        kept = self._scripts.call(bind)
+        if kept != fingerprint:
+            raise StoreMismatchError(
+                f"The records under the prefix {self.prefix!r} belong to the broker {kept!r}, not "
+                f"{fingerprint!r}. Give this installation a prefix of its own (CL_ML_TOOLS_KEY_PREFIX), or, "
+                f"when the broker has moved and the old one is empty, run: HDEL {meta} broker"
+            )
+
+    def add(self, job: Job, *, created_by: str | None = None, priority: int | None = None) -> Dispatch:
+        """Accept a job; the caller sends the answer's message.
+
+        A command that a hung server executes after the caller gave up is refused by its deadline.
+
+        Raises:
+            InvalidJobError: the job is not ``queued``, or its params are not JSON.
+            InvalidJobIdError: its id is not a plain id.
+            DuplicateJobError: there is a job with this id.
+            SubmissionTooLateError: the server answered after the deadline; nothing was stored.
+        """
+        check_job_id(job.job_id)
+        level = DEFAULT_PRIORITY if priority is None else priority
+        if not 0 <= level <= 10:
+            raise InvalidJobError(f"priority must be 0 to 10, not {level}")
+        if job.status != JobStatus.QUEUED:
+            raise InvalidJobError(f"status of a new job must be 'queued', not {job.status!r}")
+        params = to_json("params", job.params)
+        add_token = secrets.token_hex(8)
+        # One repeat when the known difference of the clocks was stale, e.g. after a failover.
+        for attempt in (1, 2):
+            not_after = self._clock.server_ms(self._server_time) + int(2000 * self._timeout_seconds)
+            answer, sequence, server_now = self._scripts.run(
+                "add", job.job_id, add_token, not_after, job.task_type, params, level, created_by or ""
+            )
+            self._clock.learn(server_now)
+            if answer != "late" or attempt == 2:
+                break
+        if answer == "exists":
+            raise DuplicateJobError(f"there is a job {job.job_id!r} already")
+        if answer == "late":
+            raise SubmissionTooLateError("Redis answered too late; the job was not accepted")
+        return Dispatch(job.job_id, job.task_type, level, sequence, 0, file_names(job.params))
+
+    def claim(
+        self, job_id: str, *, token: str, owner: Owner, sequence: int, lease_seconds: float
+    ) -> Claim | Refusal:
+        """See `cl_ml_tools.common.job_leases.JobLeases.claim`."""
+        answer, *record = self._scripts.run(
+            "claim",
+            job_id,
+            token,
+            owner.node,
+            owner.process,
+            sequence,
+            _ms(lease_seconds),
+            self._max_crashes,
+        )
+        if answer == "claimed":
+            return Claim(read_record(job_id, read_pairs(record)), token)
+        return Refusal(answer)
+
+    def extend(
+        self, node: str, runs: Sequence[tuple[str, str | None]], *, lease_seconds: float
+    ) -> list[RunState]:
+        """See `cl_ml_tools.common.job_leases.JobLeases.extend`."""
+        if not runs:
+            return []
+        arguments = [argument for job_id, token in runs for argument in (job_id, token or "")]
+        return [
+            RunState(state) for state in self._scripts.run("extend", node, _ms(lease_seconds), *arguments)
+        ]
+
+    def report(self, job_id: str, *, token: str, progress: int) -> RunState:
+        """See `cl_ml_tools.common.job_leases.JobLeases.report`."""
+        return RunState(self._scripts.run("report", job_id, token, max(0, min(99, progress))))
+
+    def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
+        """See `cl_ml_tools.common.job_leases.JobLeases.finish`.
+
+        Raises:
+            InvalidJobError: the status is not terminal, or the output is not JSON.
+        """
+        if not outcome.status.is_terminal:
+            raise InvalidJobError(f"a job cannot finish as {outcome.status!r}")
+        output = "" if outcome.task_output is None else to_json("task_output", outcome.task_output)
+        return Finished(
+            self._scripts.run("finish", job_id, token, outcome.status, output, to_text(outcome.error_message))
+        )
+
+    def requeue(self, job_id: str, *, owner: Owner, cause: RequeueCause, detail: str) -> Dispatch | None:
+        """See `cl_ml_tools.common.job_leases.JobLeases.requeue`."""
+        answer, *record = self._scripts.run(
+            "requeue",
+            job_id,
+            secrets.token_hex(8),
+            owner.node,
+            owner.process,
+            cause,
+            to_text(detail),
+            self._max_crashes,
+        )
+        return read_dispatch(job_id, read_pairs(record)) if answer == "queued" else None
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        status: JobStatus | None = None,
+        progress: int | None = None,
+        task_output: dict[str, Any] | None = None,
+        error_message: str | None = None,
+    ) -> bool:
+        """Change a queued job that nobody has claimed; a terminal ``status`` ends it. Else False."""
+        if status is not None and not status.is_terminal:
+            raise InvalidJobError(f"a queued job cannot be set to {status!r}; a claim does that")
+        shown = "" if progress is None else max(0, min(99, progress))
+        output = "" if task_output is None else to_json("task_output", task_output)
+        return bool(self._scripts.run("update", job_id, status or "", shown, output, to_text(error_message)))
+
+    def delete(self, job_id: str) -> bool:
+        """Remove a job; one that runs is hidden at once and removed when its run stops. False if unknown."""
+        return bool(self._scripts.run("delete", job_id) != "unknown")
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The record, or None when there is none or it is deleted."""
+        fields = cast(
+            "dict[str, str]", self._scripts.call(lambda: self.client.hgetall(self.keys("job", job_id)))
+        )
+        return read_record(job_id, fields) if fields and "deleted" not in fields else None
+
+    def list(
+        self,
+        *,
+        status: JobStatus | None = None,
+        created_before: int | None = None,
+        limit: int = 100,
+    ) -> list[JobRecord]:
+        """Records by creation time, newest first.
+
+        Args:
+            status: only jobs in this status.
+            created_before: only jobs accepted before this time, in ms.
+            limit: at most so many.
+        """
+        index = self.keys("jobs") if status is None else self.keys("status", status)
+        newest = "+inf" if created_before is None else f"({created_before}"
+
+        def read() -> list[tuple[str, dict[str, str]]]:
+            job_ids = cast(
+                "list[str]", self.client.zrevrangebyscore(index, newest, "-inf", start=0, num=limit)
+            )
+            pipeline = self.client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.hgetall(self.keys("job", job_id))
+            return list(zip(job_ids, pipeline.execute(), strict=True))
+
+        # A job may be deleted between the two reads.
+        return [read_record(job_id, fields) for job_id, fields in self._scripts.call(read) if fields]
+
+    def _server_time(self) -> int:
+        seconds, microseconds = self._scripts.call(self.client.time)
+        offset = self._scripts.call(lambda: self.client.hget(self.keys("meta"), "time_offset_ms"))
+        return seconds * 1000 + microseconds // 1000 + int(offset or 0)
+
+
+class _ServerClock:
+    """The server's time, known from its latest answer; never ahead of it, so that deadlines err early."""
+
+    def __init__(self) -> None:
+        self._difference_ms: float | None = None
+
+    def server_ms(self, ask: Callable[[], int]) -> int:
+        if self._difference_ms is None:
+            self.learn(ask())
+        assert self._difference_ms is not None  # noqa: S101 - learn has set it
+        return math.floor(self._difference_ms + time.monotonic() * 1000)
+
+    def learn(self, server_ms: int) -> None:
+        self._difference_ms = server_ms - time.monotonic() * 1000
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

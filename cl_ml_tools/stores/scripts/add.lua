@@ -1,0 +1,23 @@
+-- Accepts a job: record, indexes, place in its line.
+-- ARGV: id, add_token, not_after_ms, task_type, params (JSON), priority, created_by ('' = nobody)
+-- Returns {'added', sequence, now_ms}; {'exists', 0, now_ms} for another add's id; {'late', 0, now_ms}.
+-- Repeated under its add_token it answers 'added' again.
+local id, add_token, not_after, task_type, params, priority, created_by = unpack(ARGV)
+local t = now()
+if redis.call('EXISTS', key_job(id)) == 1 then
+  local v = redis.call('HMGET', key_job(id), 'add_token', 'sequence')
+  if v[1] == add_token then return {'added', tonumber(v[2]), t} end
+  return {'exists', 0, t}
+end
+if t > tonumber(not_after) then return {'late', 0, t} end
+redis.call('HSET', key_job(id), 'task_type', task_type, 'params', params, 'status', 'queued', 'progress', '0',
+  'priority', priority, 'attempt', '0', 'created_at', whole(t), 'add_token', add_token)
+redis.call('ZADD', key_jobs(), t, id)
+redis.call('ZADD', key_status('queued'), t, id)
+if created_by ~= '' then
+  redis.call('HSET', key_job(id), 'created_by', created_by)
+  redis.call('ZADD', key_creator(created_by), t, id)
+end
+local sequence = enter_queue(id)
+emit(id, 'queued', '0')
+return {'added', sequence, t}
