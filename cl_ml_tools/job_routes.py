@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from cl_ml_tools.common.job_repository import JobRepository
@@ -23,7 +23,7 @@ class JobView(Job):
 
     priority: int | None = None
     attempt: int | None = None
-    history: list[AttemptEnd] = []
+    history: list[AttemptEnd] = Field(default_factory=list)
     created_at: int | None = None
     started_at: int | None = None
     finished_at: int | None = None

@@ -59,6 +59,9 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
             "interval_step": 0.1,
             "interval_max": 0.2,
         },
+        # How long a dead pool process's result is waited for. Too short does no harm: a job that did finish
+        # is not started again, its record says so.
+        "worker_lost_wait": 1.0,
         # What Flower shows.
         "worker_send_task_events": True,
         "task_send_sent_event": True,

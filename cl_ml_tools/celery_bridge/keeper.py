@@ -15,8 +15,12 @@ from cl_ml_tools.celery_bridge.installation import NODE_VARIABLE, Installation, 
 from cl_ml_tools.celery_bridge.request import JobRequest
 from cl_ml_tools.common.job_leases import Owner, RequeueCause
 from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.fork_gate import ForkGate
 
 logger = logging.getLogger(__name__)
+
+# The main process forks whenever a pool process has to be replaced.
+_working = ForkGate()
 
 RETRY_SECONDS = 1.0
 """Pause before the store is asked again after it did not answer."""
@@ -79,11 +83,13 @@ class Keeper:
                 crash = None
             try:
                 if crash is not None:
-                    self.requeue_crashed(*crash)
+                    with _working:
+                        self.requeue_crashed(*crash)
                     crash = None
                 if time.monotonic() >= next_extend:
                     next_extend = time.monotonic() + interval
-                    self.extend_running()
+                    with _working:
+                        self.extend_running()
             except StoreUnavailableError as error:
                 logger.warning("the keeper cannot reach the record, trying again: %s", error)
                 if crash is not None:

@@ -1,23 +1,48 @@
 """The repository of jobs that stores each one in Redis and sends it as a Celery message."""
 
 import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
 
+from cl_ml_tools.celery_bridge import polling
 from cl_ml_tools.celery_bridge.queues import broker_fingerprint, celery_task_name, job_queue, message_priority
-from cl_ml_tools.common.job_leases import Dispatch
+from cl_ml_tools.common.job_leases import (
+    Claim,
+    Dispatch,
+    Finished,
+    JobLeases,
+    Outcome,
+    Owner,
+    RequeueCause,
+    RunState,
+)
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
 from cl_ml_tools.errors import InvalidJobError
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
 logger = logging.getLogger(__name__)
 
+BARE_LEASE_SECONDS = 3600.0
+"""The lease of a job taken by `fetch_next_job`, whose caller keeps no heartbeat; each update renews it."""
+
 _UPDATABLE = frozenset({"status", "progress", "task_output", "error_message"})
 
 
+@dataclass(slots=True)
+class _HeldJob:
+    """A claim of a bare caller, and what it has said that is stored with the outcome only."""
+
+    claim: Claim
+    said: dict[str, Any] = field(default_factory=dict)
+
+
 class CeleryJobRepository:
-    """A `cl_ml_tools.JobRepository` whose jobs are run by Celery workers.
+    """A `cl_ml_tools.JobRepository` whose jobs are run by Celery workers, and by who polls beside them.
 
     Safe to share between threads. Every method raises `cl_ml_tools.errors.StoreUnavailableError` when Redis
     does not answer within its bound.
@@ -25,11 +50,21 @@ class CeleryJobRepository:
     Args:
         app: the Celery app that sends.
         store: the record of jobs.
+
+    Attributes:
+        store: the same.
     """
 
     def __init__(self, app: Celery, store: RedisJobStore) -> None:
         self._app = app
-        self._store = store
+        self.store = store
+        self._owner = Owner(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", os.getpid())
+        self._held: dict[str, _HeldJob] = {}
+
+    @property
+    def leases(self) -> JobLeases:
+        """Where claims are kept: the store."""
+        return self.store
 
     def add_job(self, job: Job, created_by: str | None = None, priority: int | None = None) -> str:
         """Store the job, then send its message; returns its id.
@@ -41,13 +76,13 @@ class CeleryJobRepository:
             InvalidJobIdError: its id is not a plain id.
             DuplicateJobError: there is a job with this id.
         """
-        dispatch = self._store.add(job, created_by=created_by, priority=priority)
+        dispatch = self.store.add(job, created_by=created_by, priority=priority)
         self.send(dispatch)
         return job.job_id
 
     def get_job(self, job_id: str) -> JobRecord | None:
         """The job with all that is known of it, or None."""
-        return self._store.get(job_id)
+        return self.store.get(job_id)
 
     def list_jobs(
         self, *, status: JobStatus | None = None, created_before: int | None = None, limit: int = 100
@@ -59,33 +94,56 @@ class CeleryJobRepository:
             created_before: only jobs accepted before this time, in ms since 1970.
             limit: at most so many.
         """
-        return self._store.list(status=status, created_before=created_before, limit=limit)
+        return self.store.list(status=status, created_before=created_before, limit=limit)
+
+    def fetch_next_job(self, task_types: list[str]) -> JobRecord | None:
+        """Claim the most urgent queued job of these types, from the queues that Celery workers consume too.
+
+        The claim is this repository object's: with `update_job` it reports progress and stores the outcome.
+        Its lease is an hour, renewed by each update; a job whose caller says nothing for longer is lost.
+
+        Raises:
+            kombu.exceptions.OperationalError: the broker cannot be reached.
+        """
+        claim = self.claim_next_job(task_types, owner=self._owner, lease_seconds=BARE_LEASE_SECONDS)
+        if claim is None:
+            return None
+        self._held[claim.job.job_id] = _HeldJob(claim)
+        return claim.job if isinstance(claim.job, JobRecord) else None
+
+    def claim_next_job(self, task_types: list[str], *, owner: Owner, lease_seconds: float) -> Claim | None:
+        """Claim the most urgent queued job of these types for ``owner``; who calls keeps its lease.
+
+        Raises:
+            kombu.exceptions.OperationalError: the broker cannot be reached.
+        """
+        return polling.claim_next_job(
+            self._app, self.store, task_types, owner=owner, lease_seconds=lease_seconds
+        )
 
     def update_job(self, job_id: str, **fields: Any) -> bool:
-        """Change ``status``, ``progress``, ``task_output`` or ``error_message`` of a queued job.
+        """Change ``status``, ``progress``, ``task_output`` or ``error_message``; a terminal status ends the job.
 
-        A terminal status ends the job. False when there is no such job, or it is running or at its end: a
-        running job is changed only by who runs it.
+        A running job is changed only through the object whose `fetch_next_job` has claimed it; the status
+        ``queued`` gives it back. A queued job can be changed by anybody. False when there is no such job, it
+        runs elsewhere, or it is at its end.
 
         Raises:
             InvalidJobError: an unknown field, or a value that it cannot have.
         """
         if unknown := fields.keys() - _UPDATABLE:
             raise InvalidJobError(f"no such field of a job: {', '.join(sorted(unknown))}")
-        status = fields.get("status")
-        if status == JobStatus.QUEUED:
-            status = None
-        return self._store.update(
-            job_id,
-            status=None if status is None else JobStatus(status),
-            progress=fields.get("progress"),
-            task_output=fields.get("task_output"),
-            error_message=fields.get("error_message"),
-        )
+        status = _read_status(fields.pop("status", None))
+        held = self._held.get(job_id)
+        if held is not None:
+            return self._update_held(held, status, fields)
+        if status is JobStatus.PROCESSING:
+            return False
+        return self.store.update(job_id, status=None if status is JobStatus.QUEUED else status, **fields)
 
     def delete_job(self, job_id: str) -> bool:
-        """Remove a job. One that runs is hidden at once, and gone when its run has stopped. False if unknown."""
-        return self._store.delete(job_id)
+        """Remove a job, False if unknown. One that runs is hidden at once, and gone when its run has stopped."""
+        return self.store.delete(job_id)
 
     def check_broker(self) -> None:
         """Tie the records to this app's broker.
@@ -93,11 +151,11 @@ class CeleryJobRepository:
         Raises:
             StoreMismatchError: they belong to another broker.
         """
-        self._store.bind_broker(broker_fingerprint(self._app))
+        self.store.bind_broker(broker_fingerprint(self._app))
 
     def close(self) -> None:
         """Close the connections to the record and to the broker."""
-        self._store.close()
+        self.store.close()
         self._app.close()
 
     def send(self, dispatch: Dispatch) -> bool:
@@ -125,3 +183,37 @@ class CeleryJobRepository:
             logger.warning("job %s is accepted, but its message could not be sent", job_id, exc_info=True)
             return False
         return True
+
+    def _update_held(self, held: _HeldJob, status: JobStatus | None, fields: dict[str, Any]) -> bool:
+        job_id, token = held.claim.job.job_id, held.claim.token
+        progress = fields.pop("progress", None)
+        held.said |= fields
+        if status is JobStatus.QUEUED:
+            return self._release(job_id)
+        if status is not None and status.is_terminal:
+            outcome = Outcome(status, held.said.get("task_output"), held.said.get("error_message"))
+            stored = self.store.finish(job_id, token=token, outcome=outcome)
+            self._held.pop(job_id, None)
+            return stored is Finished.STORED
+        if progress is not None:
+            self.store.report(job_id, token=token, progress=progress)
+        (state,) = self.store.extend(self._owner.node, [(job_id, token)], lease_seconds=BARE_LEASE_SECONDS)
+        if state is RunState.CURRENT:
+            return True
+        if state is not RunState.STOPPING:
+            self._held.pop(job_id, None)
+        return False
+
+    def _release(self, job_id: str) -> bool:
+        self._held.pop(job_id, None)
+        dispatch = self.store.requeue(
+            job_id, owner=self._owner, cause=RequeueCause.RELEASED, detail="given back by its caller"
+        )
+        return dispatch is not None and self.send(dispatch)
+
+
+def _read_status(status: object) -> JobStatus | None:
+    try:
+        return None if status is None else JobStatus(str(status))
+    except ValueError as error:
+        raise InvalidJobError(f"no such status of a job: {status!r}") from error

@@ -9,7 +9,7 @@ from celery.worker.request import Request
 from cl_ml_tools.celery_bridge.installation import installations
 
 
-class JobRequest(Request):
+class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
     """A delivery of a job's message: tells the keeper when the process that ran it has died."""
 
     @property

@@ -16,7 +16,7 @@ from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import celery_task_name
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Owner, Refusal
-from cl_ml_tools.execution import Execution, run_on_thread_loop
+from cl_ml_tools.execution import Execution, LeasedRun, run_on_thread_loop
 from cl_ml_tools.registry import load_tasks
 
 logger = logging.getLogger(__name__)
@@ -63,14 +63,15 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
     if isinstance(claim, Refusal):
         logger.info("job %s is not started: %s", job_id, claim)
         raise Ignore
-    with Execution(
-        self.compute_module,
-        claim,
+    monitored = LeasedRun(
         store,
+        job_id=job_id,
+        token=claim.token,
         node=installation.node,
         lease_seconds=settings.lease_seconds,
         progress_interval_seconds=settings.progress_interval_seconds,
-    ) as execution:
+    )
+    with Execution(self.compute_module, claim, store, monitored) as execution:
         outcome = run_on_thread_loop(execution.run())
         if outcome is None:
             raise Ignore

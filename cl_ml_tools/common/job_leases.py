@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from cl_ml_tools.common.schemas import JobRecord, JobStatus
+from cl_ml_tools.common.schemas import Job, JobStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run a job: its record as claimed, and the token that report and finish must carry."""
+    """The right to run a job: the job as claimed, and the token that report and finish must carry."""
 
-    job: JobRecord
+    job: Job
     token: str
 
 
@@ -114,8 +114,16 @@ class Outcome:
     error_message: str | None = None
 
 
+class OutcomeStore(Protocol):
+    """Takes the outcome of a run."""
+
+    def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
+        """Store the outcome and end the claim. Once stored it is final."""
+        ...
+
+
 @runtime_checkable
-class JobLeases(Protocol):
+class JobLeases(OutcomeStore, Protocol):
     """Claims, leases and outcomes of jobs."""
 
     def claim(
@@ -141,14 +149,24 @@ class JobLeases(Protocol):
         """Store progress; it never goes back within an attempt, and is stored as at most 99."""
         ...
 
-    def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
-        """Store the outcome and end the claim. Once stored it is final."""
-        ...
-
     def requeue(self, job_id: str, *, owner: Owner, cause: RequeueCause, detail: str) -> Dispatch | None:
         """Put a job that ``owner`` runs back to its queue; the caller sends the answer's message.
 
         None when the owner does not run it, or it has reached its limit and ended in ``error``. Repeated
         after a lost reply it answers None although the job is queued: recovery then sends the message.
         """
+        ...
+
+
+@runtime_checkable
+class LeasingJobRepository(Protocol):
+    """A repository whose jobs are claimed under leases, so that several runtimes can share them."""
+
+    @property
+    def leases(self) -> JobLeases:
+        """Where the claims' leases are kept."""
+        ...
+
+    def claim_next_job(self, task_types: list[str], *, owner: Owner, lease_seconds: float) -> Claim | None:
+        """Claim the most urgent queued job of these types for ``owner``, or None."""
         ...

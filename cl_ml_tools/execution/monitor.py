@@ -1,22 +1,51 @@
-"""The thread that stands beside running jobs: writes their progress, extends their leases, hears of cancels."""
+"""The thread beside running jobs: writes their progress, extends their leases, hears of cancels."""
 
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol, Self
 
 from cl_ml_tools.common.job_leases import JobLeases, RunState
 from cl_ml_tools.errors import JobStopped, StoreUnavailableError
+from cl_ml_tools.fork_gate import ForkGate
 
 logger = logging.getLogger(__name__)
+
+# A plugin may fork while the monitor works.
+_working = ForkGate()
 
 RETRY_SECONDS = 1.0
 """Pause before the store is asked again after it did not answer."""
 
 
-class MonitoredRun:
-    """One run of a claimed job, as its monitor sees it.
+class RunMonitor(Protocol):
+    """Stands beside one run, from ``__enter__`` to ``__exit__``.
+
+    Attributes:
+        stop_state: why the run has to stop (``STOPPING`` or ``LOST``), or None.
+        on_stop: called once when it has to, from any thread.
+    """
+
+    stop_state: RunState | None
+    on_stop: Callable[[], None]
+
+    def report(self, percent: float) -> None:
+        """Note progress; raises `JobStopped` when the run has to stop."""
+        ...
+
+    def flush(self) -> None:
+        """Write the last progress now, if it is not written yet."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class LeasedRun:
+    """The monitor of a run under a lease.
 
     Args:
         leases: the store of its lease.
@@ -25,10 +54,9 @@ class MonitoredRun:
         node: the owner's node.
         lease_seconds: how long each extension lasts; extended every third of it.
         progress_interval_seconds: shortest time between two writes of progress.
-        on_stop: called once, in the monitor's thread, when the run has to stop.
 
     Attributes:
-        stop_state: why the run has to stop (``STOPPING`` or ``LOST``), or None.
+        stop_state, on_stop: see `RunMonitor`.
     """
 
     def __init__(
@@ -40,7 +68,6 @@ class MonitoredRun:
         node: str,
         lease_seconds: float,
         progress_interval_seconds: float,
-        on_stop: Callable[[], None],
     ) -> None:
         self._leases = leases
         self._job_id = job_id
@@ -48,13 +75,13 @@ class MonitoredRun:
         self._node = node
         self._lease_seconds = lease_seconds
         self._interval = progress_interval_seconds
-        self._on_stop = on_stop
         self._progress = 0
         self._written = 0
         self._ended = False
         self._next_write = 0.0
         self._next_extend = time.monotonic() + lease_seconds / 3
         self.stop_state: RunState | None = None
+        self.on_stop: Callable[[], None] = lambda: None
 
     def report(self, percent: float) -> None:
         """Note progress; the monitor writes it soon. From any thread, as often as wanted.
@@ -66,11 +93,7 @@ class MonitoredRun:
         """
         if self.stop_state is not None and not self._ended:
             raise JobStopped(f"job {self._job_id} must stop: {self.stop_state}")
-        try:
-            progress = max(0, min(99, int(percent)))
-        except (TypeError, ValueError, OverflowError):
-            logger.warning("job %s reported %r as progress; a number is needed", self._job_id, percent)
-            return
+        progress = read_percent(self._job_id, percent)
         if progress > self._progress and not self._ended:
             self._progress = progress
             if time.monotonic() >= self._next_write:
@@ -87,7 +110,7 @@ class MonitoredRun:
             self._hear(self._leases.report(self._job_id, token=self._token, progress=progress))
             self._written = progress
 
-    def __enter__(self) -> "MonitoredRun":
+    def __enter__(self) -> Self:
         _monitor().add(self)
         return self
 
@@ -122,19 +145,28 @@ class MonitoredRun:
         if state in (RunState.STOPPING, RunState.LOST) and self.stop_state is None and not self._ended:
             logger.info("job %s is told to stop: %s", self._job_id, state)
             self.stop_state = state
-            self._on_stop()
+            self.on_stop()
+
+
+def read_percent(job_id: str, percent: object) -> int:
+    """``percent`` cut to 0 to 99; 0 and a warning for what is no number."""
+    try:
+        return max(0, min(99, int(percent)))  # type: ignore[call-overload,no-any-return]  # or TypeError
+    except (TypeError, ValueError, OverflowError):
+        logger.warning("job %s reported %r as progress; a number is needed", job_id, percent)
+        return 0
 
 
 class _Monitor:
     """One daemon thread for all runs of a process, started with the first one."""
 
     def __init__(self) -> None:
-        self._runs: set[MonitoredRun] = set()
+        self._runs: set[LeasedRun] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._waking = False
 
-    def add(self, run: MonitoredRun) -> None:
+    def add(self, run: LeasedRun) -> None:
         with self._changed:
             self._runs.add(run)
             if self._thread is None:
@@ -142,7 +174,7 @@ class _Monitor:
                 self._thread.start()
             self._changed.notify()
 
-    def remove(self, run: MonitoredRun) -> None:
+    def remove(self, run: LeasedRun) -> None:
         with self._changed:
             self._runs.discard(run)
 
@@ -163,7 +195,8 @@ class _Monitor:
                 runs = [run for run in self._runs if run.due() <= now]
             for run in runs:
                 try:
-                    run.serve()
+                    with _working:
+                        run.serve()
                 except Exception:  # the thread serves the other runs too
                     logger.exception("the monitor failed for a run")
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError
 
 from cl_ml_tools.common.compute_module import ComputeModule
-from cl_ml_tools.common.job_leases import Claim, Finished, JobLeases, Outcome, RunState
+from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, OutcomeStore, RunState
 from cl_ml_tools.common.schemas import JobStatus
 from cl_ml_tools.errors import JobStopped, StoreUnavailableError
-from cl_ml_tools.execution.monitor import MonitoredRun
+from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
 
 logger = logging.getLogger(__name__)
@@ -33,35 +33,19 @@ class Execution:
         module: the task.
         claim: the claim to run under.
         leases: the store that gave it.
-        node: the owner's node.
-        lease_seconds: how long each extension of the lease lasts.
-        progress_interval_seconds: shortest time between two writes of progress.
+        monitored: writes its progress and keeps its lease.
     """
 
     def __init__(
-        self,
-        module: ComputeModule,
-        claim: Claim,
-        leases: JobLeases,
-        *,
-        node: str,
-        lease_seconds: float,
-        progress_interval_seconds: float,
+        self, module: ComputeModule, claim: Claim, leases: OutcomeStore, monitored: RunMonitor
     ) -> None:
         self._module = module
         self._claim = claim
         self._leases = leases
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._monitored = MonitoredRun(
-            leases,
-            job_id=claim.job.job_id,
-            token=claim.token,
-            node=node,
-            lease_seconds=lease_seconds,
-            progress_interval_seconds=progress_interval_seconds,
-            on_stop=self._cancel_task,
-        )
+        self._monitored = monitored
+        monitored.on_stop = self._cancel_task
 
     def __enter__(self) -> Self:
         self._monitored.__enter__()
@@ -103,11 +87,10 @@ class Execution:
             self._task = None
             outputs.discard()
         logger.info(
-            "job %s (%s) done in %.3f s, attempt %d",
+            "job %s (%s) done in %.3f s",
             job.job_id,
             job.task_type,
             time.monotonic() - start,
-            job.attempt,
         )
         return Outcome(JobStatus.COMPLETED, task_output=task_output)
 

@@ -60,7 +60,8 @@ class RedisJobStore:
             decode_responses=True,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
-            socket_keepalive=True,
+            # A unix socket has no such option.
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             # Repeats are counted in one place, ScriptRunner, or the bounds would multiply.
             retry=Retry(NoBackoff(), 0),
             # RESP3 brings nothing here and costs a longer handshake.
@@ -214,6 +215,10 @@ class RedisJobStore:
     def delete(self, job_id: str) -> bool:
         """Remove a job; one that runs is hidden at once and removed when its run stops. False if unknown."""
         return bool(self._scripts.run("delete", job_id) != "unknown")
+
+    def peek(self, task_types: Sequence[str]) -> Sequence[str]:
+        """Those of the task types that have queued jobs, the one with the most urgent job first."""
+        return cast("list[str]", self._scripts.run("peek", *task_types)) if task_types else []
 
     def get(self, job_id: str) -> JobRecord | None:
         """The record, or None when there is none or it is deleted."""

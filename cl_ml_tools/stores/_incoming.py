@@ -1,0 +1,114 @@
+"""One upload on its way to disk."""
+
+import errno
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cl_ml_tools.errors import StorageFullError
+from cl_ml_tools.file_names import distinct_name
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Incoming:
+    """The bytes of one upload, under a temporary name until it is kept or discarded.
+
+    Its methods block and belong in a thread. A cancelled caller leaves its thread running, so each takes the
+    lock, and nothing is written once the upload was discarded.
+    """
+
+    # Lets uploads of this process that come at once see each other's names, also in another case. Uploads of
+    # other processes are met by O_EXCL, which tells equal names only.
+    _naming = threading.Lock()
+
+    def __init__(self, job_dir: Path) -> None:
+        self._job_dir = job_dir
+        self._path = job_dir / f".incoming-{secrets.token_hex(8)}"
+        self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256()
+        self._discarded = False
+        self._lock = threading.Lock()
+        self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written so far, 64 hex digits."""
+        return self._digest.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Append the chunk; ``size`` and ``sha256`` follow."""
+        with self._lock, lack_of_room_told(self._job_dir):
+            file, left = self._opened(), memoryview(chunk)
+            while left:
+                left = left[file.write(left) :]
+            self._digest.update(chunk)
+            self.size += len(chunk)
+
+    def keep(self, name: str) -> Path:
+        """Give the upload its final name, or the nearest that is free, and return its path."""
+        with self._lock, lack_of_room_told(self._job_dir):
+            # Some file systems tell only here that there is no room.
+            self._opened().close()
+            final = self._claimed(self._job_dir / "input", name)
+            try:
+                self._path.replace(final)
+            except OSError:
+                final.unlink(missing_ok=True)
+                raise
+            self._path = final
+            return final
+
+    def discard(self) -> None:
+        """Remove what there is of the upload, also when it was kept; harmless when there is nothing."""
+        with self._lock:
+            self._discarded = True
+            try:
+                if self._file is not None:
+                    self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
+
+    def _opened(self) -> BinaryIO:
+        if self._discarded:
+            raise RuntimeError("the upload was discarded")
+        if self._file is None:
+            # Unbuffered: closing then has nothing left to write, and cannot fail a second time.
+            self._file = self._path.open("xb", buffering=0)
+        return self._file
+
+    def _claimed(self, directory: Path, name: str) -> Path:
+        """Make an empty file of that name, or of the nearest that is free."""
+        with self._naming:
+            taken = os.listdir(directory)  # noqa: PTH208 - names are wanted, not paths
+            while True:
+                path = directory / distinct_name(name, taken)
+                try:
+                    path.touch(exist_ok=False)
+                except FileExistsError:
+                    taken.append(path.name)
+                else:
+                    return path
+
+
+@contextmanager
+def lack_of_room_told(directory: Path) -> Iterator[None]:
+    """Translate an error that means a full disk or a used-up quota.
+
+    Raises:
+        StorageFullError: there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StorageFullError(
+                f"no room left for files in {directory}: free some space, or set CL_ML_TOOLS_STORAGE_DIR to "
+                f"another disk ({error.strerror})"
+            ) from error
+        raise

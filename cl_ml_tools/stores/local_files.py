@@ -1,0 +1,131 @@
+"""Files of jobs in a directory that the master and the workers share."""
+
+import asyncio
+import inspect
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cl_ml_tools.common.file_storage import SavedFile
+from cl_ml_tools.errors import UploadTooLargeError
+from cl_ml_tools.file_names import check_job_id, safe_file_name
+from cl_ml_tools.stores._incoming import Incoming, lack_of_room_told
+
+_CHUNK_BYTES = 1024 * 1024
+_T = TypeVar("_T")
+
+
+class LocalFileStorage:
+    """Keeps a job's files in ``<base>/jobs/<job_id>/input`` and ``output``; a `FileStorage`.
+
+    All paths are absolute. Any number of processes may use one base directory at once. Every method raises
+    `cl_ml_tools.errors.InvalidJobIdError` when the job id is not a plain id.
+    """
+
+    def __init__(self, base_dir: str | os.PathLike[str], *, max_file_bytes: int | None = None) -> None:
+        """Make the base directory if need be.
+
+        Args:
+            base_dir: where the files are kept; a relative path is resolved now.
+            max_file_bytes: the largest upload that is accepted; None accepts all.
+        """
+        self.base_dir = Path(base_dir).expanduser().resolve()
+        self.base_dir.mkdir(parents=True, exist_ok=True)
+        self.max_file_bytes = max_file_bytes
+
+    def create_job_directory(self, job_id: str) -> Path:
+        """Make the directories of a job; harmless when they exist. Returns the job's directory.
+
+        Raises:
+            StorageFullError: the disk or the quota is full.
+        """
+        directory = self._job_dir(job_id)
+        with lack_of_room_told(directory):
+            (directory / "input").mkdir(parents=True, exist_ok=True)
+            (directory / "output").mkdir(exist_ok=True)
+        return directory
+
+    def get_input_path(self, job_id: str) -> Path:
+        """The directory of the job's inputs, whether it exists or not."""
+        return self._job_dir(job_id) / "input"
+
+    def get_output_path(self, job_id: str) -> Path:
+        """The directory of the job's outputs, whether it exists or not."""
+        return self._job_dir(job_id) / "output"
+
+    async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> SavedFile:
+        """Save an upload among the job's inputs, whole or not at all.
+
+        Memory stays at about one chunk of 1 MiB, and the event loop is free while the disk is busy. The name
+        is made safe, and gets a number when the job has an input of that name already. The job's directories
+        are made if need be.
+
+        Args:
+            job_id: whose input it is.
+            filename: the client's name of it, not to be trusted.
+            file: has ``read(size)``: asynchronous, as FastAPI's ``UploadFile``, or plain, as an open file,
+                which is then read in a thread.
+
+        Raises:
+            UploadTooLargeError: it is larger than ``max_file_bytes``.
+            StorageFullError: the disk or the quota is full.
+        """
+        incoming = Incoming(self._job_dir(job_id))
+        try:
+            await _in_thread(partial(self.create_job_directory, job_id))
+            while chunk := await _read(file):
+                if self.max_file_bytes is not None and incoming.size + len(chunk) > self.max_file_bytes:
+                    raise UploadTooLargeError(filename or "", self.max_file_bytes)
+                await _in_thread(partial(incoming.write, chunk))
+            path = await _in_thread(partial(incoming.keep, safe_file_name(filename)))
+        except BaseException:
+            # Shielded, so that a second cancel does not take it out of the thread pool's queue.
+            await asyncio.shield(_in_thread(incoming.discard))
+            raise
+        return SavedFile(filename=path.name, path=str(path), size=incoming.size, hash=incoming.sha256)
+
+    def cleanup_job(self, job_id: str) -> bool:
+        """Remove the job's directory and all in it; False when there is none.
+
+        Of two callers at once one gets True. Symbolic links are removed, never followed. When something
+        cannot be removed the error is raised, and another call goes on with what is left.
+        """
+        directory = self._job_dir(job_id)
+        # Job ids have no dots, so this is no job's directory.
+        doomed = directory.with_name(f".removing-{secrets.token_hex(8)}")
+        try:
+            directory.rename(doomed)
+        except FileNotFoundError:
+            return False
+        try:
+            if doomed.is_symlink():
+                doomed.unlink()
+            else:
+                shutil.rmtree(doomed)
+        except OSError:
+            doomed.rename(directory)
+            raise
+        return True
+
+    def _job_dir(self, job_id: str) -> Path:
+        return self.base_dir / "jobs" / check_job_id(job_id)
+
+
+async def _read(file: Any) -> bytes:
+    """The file's next chunk; empty at its end."""
+    chunk: bytes
+    if inspect.iscoroutinefunction(file.read):
+        chunk = await file.read(_CHUNK_BYTES)
+        return chunk
+    answer = await _in_thread(partial(file.read, _CHUNK_BYTES))
+    # A wrapper's plain method may hand out the awaitable of what it wraps.
+    chunk = await answer if inspect.isawaitable(answer) else answer
+    return chunk
+
+
+def _in_thread(act: Callable[[], _T]) -> "asyncio.Future[_T]":
+    return asyncio.get_running_loop().run_in_executor(None, act)

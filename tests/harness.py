@@ -1,0 +1,114 @@
+"""Real processes for tests, and waiting for what they do."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+PROBE_PLUGINS = Path(__file__).parent / "probe_plugins"
+ROOT = Path(__file__).parent.parent
+
+
+def wait_until(what: Callable[[], T], *, seconds: float = 20.0, why: str = "") -> T:
+    """What ``what`` returns as soon as it is true; a failure when it is not in time."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := what():
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {why or what}; last: {value!r}")
+        time.sleep(0.01)
+
+
+class Process:
+    """A child process in a session of its own, with its output in a file."""
+
+    def __init__(self, command: list[str], variables: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                command,
+                env={**os.environ, **variables},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=ROOT,
+            )
+        self.url = ""
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def wait_for(self, words: str, *, seconds: float = 30.0) -> Self:
+        def said() -> bool:
+            if self.popen.poll() is not None:
+                raise AssertionError(f"ended with {self.popen.returncode}:\n{self.output}")
+            return words in self.output
+
+        wait_until(said, seconds=seconds, why=f"{words!r} in {self.log}")
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def send_group(self, number: signal.Signals) -> None:
+        os.killpg(self.pid, number)
+
+    def kill_group(self) -> None:
+        """Kill it and its children, and reap it."""
+        with contextlib.suppress(ProcessLookupError):
+            self.send_group(signal.SIGKILL)
+        self.popen.wait()
+
+
+class Environment:
+    """Starts masters and workers that share a server and a storage."""
+
+    def __init__(self, variables: dict[str, str], folder: Path) -> None:
+        self.variables = variables
+        self._folder = folder
+        self._count = 0
+
+    def process(self, command: list[str], variables: dict[str, str]) -> Process:
+        self._count += 1
+        environment = {"PYTHONPATH": str(PROBE_PLUGINS), "C_FORCE_ROOT": "1", **self.variables, **variables}
+        return Process(command, environment, self._folder / f"process-{self._count}.log")
+
+    def worker(self, *options: str, **variables: str) -> Process:
+        name = f"w{self._count}@test"
+        quiet = ["--without-mingle", "--without-gossip", "-l", "INFO", "-n", name]
+        return self.process(
+            [sys.executable, "-m", "celery", "-A", "cl_ml_tools", "worker", *quiet, *options], variables
+        )
+
+    def master(self, **variables: str) -> Process:
+        port = free_port()
+        app = ["cl_ml_tools.app:create_app", "--factory", "--port", str(port)]
+        process = self.process([sys.executable, "-m", "uvicorn", *app], variables)
+        process.url = f"http://127.0.0.1:{port}"
+        return process
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,108 @@
+"""Tasks that do what a test asks for, installed the way strangers install theirs."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from cl_ml_tools import BaseJobParams, ComputeModule, Job
+from cl_ml_tools.common.compute_module import ProgressCallback
+
+
+class ProbeParams(BaseJobParams):
+    """What to do, step by step: see `ProbeTask`."""
+
+    steps: list[list[Any]] = Field(default_factory=list)
+    log: str
+
+
+class ProbeTask(ComputeModule[ProbeParams]):
+    """Appends ``<job id> <word>`` lines to ``params.log``; each step is a method's name and its arguments."""
+
+    @property
+    def task_type(self) -> str:
+        return "probe"
+
+    def get_schema(self) -> type[ProbeParams]:
+        return ProbeParams
+
+    async def execute(
+        self, job: Job, params: ProbeParams, progress_callback: ProgressCallback | None = None
+    ) -> dict[str, Any]:
+        probe = Probe(job, params, progress_callback)
+        probe.log("start")
+        for name, *arguments in params.steps:
+            returned = getattr(probe, name)(*arguments)
+            if asyncio.iscoroutine(returned):
+                await returned
+        probe.log("end")
+        return {"status": "ok", "task_output": {"pid": os.getpid(), **probe.output}}
+
+
+class OtherProbeTask(ProbeTask):
+    @property
+    def task_type(self) -> str:
+        return "probe_other"
+
+
+class Probe:
+    def __init__(self, job: Job, params: ProbeParams, report: ProgressCallback | None) -> None:
+        self.job, self.params, self.report = job, params, report
+        self.output: dict[str, Any] = {}
+
+    def log(self, word: str) -> None:
+        with Path(self.params.log).open("a") as file:
+            file.write(f"{self.job.job_id} {word} {os.getpid()}\n")
+
+    def progress(self, *values: Any) -> None:
+        assert self.report is not None
+        for value in values:
+            self.report(value)
+
+    def progress_from_a_thread(self, *values: Any) -> None:
+        thread = threading.Thread(target=self.progress, args=values)
+        thread.start()
+        thread.join()
+
+    def wait_for(self, path: str) -> None:
+        """Blocks, without letting the event loop run."""
+        while not Path(path).exists():
+            time.sleep(0.01)
+
+    async def await_for(self, path: str) -> None:
+        while not Path(path).exists():
+            await asyncio.sleep(0.01)
+
+    async def report_until(self, path: str) -> None:
+        while not Path(path).exists():
+            self.progress(1)
+            await asyncio.sleep(0.01)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def hold_the_gil(self, seconds: float) -> None:
+        """Keeps every other thread of the process from running, as a bad C extension does."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(10_000)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        sys.setswitchinterval(interval)
+
+    def kill_self(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self, message: str) -> None:
+        raise RuntimeError(message)
+
+    def write(self, text: str) -> None:
+        for path in self.params.output_paths:
+            Path(path).write_text(text)
+        self.output["processed_files"] = self.params.output_paths
