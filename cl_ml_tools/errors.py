@@ -32,6 +32,14 @@ class DuplicateJobError(MLToolsError, ValueError):
     """A job with this id exists already."""
 
 
+class UnknownJobError(MLToolsError, LookupError):
+    """There is no such job."""
+
+
+class JobStateError(MLToolsError):
+    """What is asked cannot be done to a job in its state; the message says which."""
+
+
 class InvalidJobIdError(MLToolsError, ValueError):
     """A job id is not a plain id (letters, digits, ``-`` and ``_``; 1 to 128 characters)."""
 
@@ -68,6 +76,10 @@ class BadInputError(MLToolsError, ValueError):
 
 class EmbeddedRedisError(MLToolsError, RuntimeError):
     """No embedded Redis server could be started; the message says what to install or set."""
+
+
+class DemoError(MLToolsError):
+    """The demo, or what it started, failed; the message names the part and says what to do, or shows its log."""
 
 
 class JobStopped(BaseException):

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobWatcher
 from cl_ml_tools.common.schemas import AttemptEnd, Job, JobStatus
-from cl_ml_tools.http_errors import translate_errors
+from cl_ml_tools.http_errors import ERROR_TRANSLATION
 from cl_ml_tools.submission import creator_of
 
 
@@ -51,12 +51,13 @@ def create_job_router(
         get_current_user: any FastAPI dependency; returns None, an object with ``id``, or a dict with ``id``.
         watcher: follows the repository's jobs; without it there is no route for events.
     """
-    router = APIRouter(tags=["jobs"], dependencies=[Depends(translate_errors)])
+    router = APIRouter(tags=["jobs"], dependencies=[ERROR_TRANSLATION])
 
     async def visible_job(job_id: str, user: Annotated[Any, Depends(get_current_user)]) -> Job:
         job = await run_in_threadpool(repository.get_job, job_id)
         creator = creator_of(user)
-        if job is None or (creator is not None and getattr(job, "created_by", creator) != creator):
+        # A repository that does not say whose a job is shows it to everybody.
+        if job is None or getattr(job, "created_by", creator) != creator:
             raise HTTPException(404, f"There is no job {job_id!r}.")
         return job
 

@@ -42,6 +42,35 @@ class Settings(BaseModel):
     max_crashes: int = Field(
         default=3, ge=1, description="A job whose process died this often ends in `error`."
     )
+    max_leases_lost: int = Field(
+        default=10, ge=1, description="A job that was lost with its node this often ends in `error`."
+    )
+    recovery_interval_seconds: float = Field(
+        default=10.0, gt=0.0, description="How often each worker looks for jobs that nobody looks after."
+    )
+    lost_message_seconds: float = Field(
+        default=60.0,
+        gt=0.0,
+        description="How long a queued job may be overtaken by later ones before its message counts as lost.",
+    )
+    retention_days: float = Field(
+        default=30.0,
+        ge=0.0,
+        description="How long jobs and their files are kept after their end; 0 keeps them for ever.",
+    )
+    time_limit_seconds: float = Field(
+        default=21600.0, gt=0.0, description="Longest run of a job whose plugin has no `time_limit`."
+    )
+    soft_time_limit_seconds: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="When a job whose plugin has no `soft_time_limit` is told to clean up. Unset: never.",
+    )
+    cancel_grace_seconds: float = Field(
+        default=10.0,
+        ge=0.0,
+        description="How long a cancelled job may take to stop before its pool process is killed (prefork).",
+    )
     max_upload_bytes: int = Field(
         default=100_000_000,
         ge=1,

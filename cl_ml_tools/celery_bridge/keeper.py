@@ -66,12 +66,10 @@ class Keeper:
         """
         installation = self._installation
         owner = Owner(installation.node, process)
-        dispatch = installation.store.requeue(job_id, owner=owner, cause=RequeueCause.CRASHED, detail=detail)
-        if dispatch is None:
-            logger.warning("job %s: its process %d died; it is not started again", job_id, process)
-            return
-        logger.warning("job %s: its process %d died; it is queued again", job_id, process)
-        installation.repository.send(dispatch)
+        requeued = installation.store.requeue(job_id, owner=owner, cause=RequeueCause.CRASHED, detail=detail)
+        logger.warning("job %s: its process %d died; the job is %s", job_id, process, requeued.state)
+        if requeued.dispatch is not None:
+            installation.repository.send(requeued.dispatch)
 
     def _loop(self) -> None:
         interval = self._installation.settings.lease_seconds / 3

@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
@@ -12,6 +13,7 @@ from celery import Celery
 from cl_ml_tools.celery_bridge import polling
 from cl_ml_tools.celery_bridge.queues import broker_fingerprint, celery_task_name, job_queue, message_priority
 from cl_ml_tools.common.job_leases import (
+    CancelAnswer,
     Claim,
     Dispatch,
     Finished,
@@ -19,6 +21,7 @@ from cl_ml_tools.common.job_leases import (
     Outcome,
     Owner,
     RequeueCause,
+    RequeueState,
     RunState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
@@ -66,18 +69,36 @@ class CeleryJobRepository:
         """Where claims are kept: the store."""
         return self.store
 
-    def add_job(self, job: Job, created_by: str | None = None, priority: int | None = None) -> str:
+    def add_job(
+        self,
+        job: Job,
+        created_by: str | None = None,
+        priority: int | None = None,
+        *,
+        not_before: datetime | None = None,
+        expires: datetime | None = None,
+    ) -> str:
         """Store the job, then send its message; returns its id.
 
         Once stored it is accepted: a broker that is away only delays it.
+
+        Args:
+            job: what is to be done; its id must be new.
+            created_by: whose job it is.
+            priority: 0 to 10, higher is more urgent; None means 5.
+            not_before: when it may start at the earliest.
+            expires: when it ends in ``cancelled`` if it has not started.
 
         Raises:
             InvalidJobError: the job cannot be stored as it is.
             InvalidJobIdError: its id is not a plain id.
             DuplicateJobError: there is a job with this id.
         """
-        dispatch = self.store.add(job, created_by=created_by, priority=priority)
-        self.send(dispatch)
+        dispatch = self.store.add(
+            job, created_by=created_by, priority=priority, not_before=not_before, expires=expires
+        )
+        if dispatch is not None:
+            self.send(dispatch)
         return job.job_id
 
     def get_job(self, job_id: str) -> JobRecord | None:
@@ -122,7 +143,7 @@ class CeleryJobRepository:
         )
 
     def update_job(self, job_id: str, **fields: Any) -> bool:
-        """Change ``status``, ``progress``, ``task_output`` or ``error_message``; a terminal status ends the job.
+        """Change ``status``, ``progress``, ``task_output`` or ``error_message``; a terminal status is final.
 
         A running job is changed only through the object whose `fetch_next_job` has claimed it; the status
         ``queued`` gives it back. A queued job can be changed by anybody. False when there is no such job, it
@@ -142,8 +163,21 @@ class CeleryJobRepository:
         return self.store.update(job_id, status=None if status is JobStatus.QUEUED else status, **fields)
 
     def delete_job(self, job_id: str) -> bool:
-        """Remove a job, False if unknown. One that runs is hidden at once, and gone when its run has stopped."""
+        """Remove a job, False if unknown. One that runs is hidden at once, gone when its run stops."""
         return self.store.delete(job_id)
+
+    def cancel_job(self, job_id: str) -> CancelAnswer:
+        """Cancel a job: a queued one at once, a running one by asking its run to stop."""
+        return self.store.cancel(job_id)
+
+    def retry_job(self, job_id: str) -> None:
+        """Put a job that ended in ``error`` or ``cancelled`` back to its queue, with all its tries.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            JobStateError: its state forbids it.
+        """
+        self.send(self.store.retry(job_id))
 
     def check_broker(self) -> None:
         """Tie the records to this app's broker.
@@ -206,10 +240,12 @@ class CeleryJobRepository:
 
     def _release(self, job_id: str) -> bool:
         self._held.pop(job_id, None)
-        dispatch = self.store.requeue(
+        requeued = self.store.requeue(
             job_id, owner=self._owner, cause=RequeueCause.RELEASED, detail="given back by its caller"
         )
-        return dispatch is not None and self.send(dispatch)
+        if requeued.dispatch is not None:
+            self.send(requeued.dispatch)
+        return requeued.state is RequeueState.QUEUED
 
 
 def _read_status(status: object) -> JobStatus | None:

@@ -102,7 +102,47 @@ class RequeueCause(StrEnum):
     RELEASED = "released"
     """Its worker gave it back in order; counts nothing."""
     CRASHED = "crashed"
-    """The process that ran it died; at the limit the job ends in ``error``."""
+    """The process that ran it died; at the limit of crashes the job ends in ``error``."""
+    FAILED = "failed"
+    """Its plugin failed in a way that is worth another try; after ``max_retries`` it ends in ``error``."""
+    TIMED_OUT = "timed_out"
+    """It has run for longer than it may; the job ends in ``error``."""
+
+
+class RequeueState(StrEnum):
+    """What became of a job that was to go back to its queue."""
+
+    QUEUED = "queued"
+    """It is queued; its message has to be sent."""
+    WAITING = "waiting"
+    """It is queued, and recovery sends its message when it is due."""
+    ENDED = "ended"
+    """It is at its end: a limit was reached, or a cancel waited."""
+    DELETED = "deleted"
+    """It was deleted while it ran; its record is gone, its files are the caller's to remove."""
+    LOST = "lost"
+    """The owner does not run it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The answer to a requeue; ``dispatch`` is the message to send when the state is ``QUEUED``."""
+
+    state: RequeueState
+    dispatch: Dispatch | None
+
+
+class CancelAnswer(StrEnum):
+    """What became of a cancel."""
+
+    CANCELLED = "cancelled"
+    """The job is cancelled."""
+    STOPPING = "stopping"
+    """It runs; its run is asked to stop."""
+    ENDED = "ended"
+    """It was completed or failed before; nothing changed."""
+    UNKNOWN = "unknown"
+    """There is no such job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +189,27 @@ class JobLeases(OutcomeStore, Protocol):
         """Store progress; it never goes back within an attempt, and is stored as at most 99."""
         ...
 
-    def requeue(self, job_id: str, *, owner: Owner, cause: RequeueCause, detail: str) -> Dispatch | None:
-        """Put a job that ``owner`` runs back to its queue; the caller sends the answer's message.
+    def requeue(
+        self,
+        job_id: str,
+        *,
+        owner: Owner,
+        cause: RequeueCause,
+        detail: str,
+        token: str | None = None,
+        max_retries: int = 0,
+        delay_seconds: float = 0.0,
+    ) -> Requeued:
+        """End the run of a job that ``owner`` has, and put the job back to its queue or to its end.
 
-        None when the owner does not run it, or it has reached its limit and ended in ``error``. Repeated
-        after a lost reply it answers None although the job is queued: recovery then sends the message.
+        Args:
+            job_id: the job.
+            owner: who runs it.
+            cause: why its run has ended; decides what is counted, and which limit holds.
+            detail: what is known of it, for the job's history and error message.
+            token: the claim's token; None means whatever run of the job the owner has.
+            max_retries: how many failed tries may be repeated.
+            delay_seconds: how long the next try waits.
         """
         ...
 

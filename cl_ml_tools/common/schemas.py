@@ -54,7 +54,8 @@ class AttemptEnd(BaseModel):
         attempt: which one, from 1.
         at: when, milliseconds since 1970 by the store's clock.
         node: the worker's main process that had it.
-        cause: ``crashed`` (the process died), ``lost`` (the lease ended with its node) or ``released``.
+        cause: ``crashed`` (the process died), ``lost`` (the lease ended with its node), ``failed``
+            (worth another try) or ``timed_out``.
         detail: what is known of it.
     """
 
@@ -77,6 +78,10 @@ class JobRecord(Job):
         crashes: how often the process that ran it died.
         leases_lost: how often it was lost together with its node.
         history: how each attempt that did not finish the job ended, oldest first.
+        failures: how often its plugin failed in a way that was worth another try.
+        retries: how often a person asked for another try.
+        due_at: when its next try, or its earliest start, comes; None when it waits for nothing but a worker.
+        expires_at: when it is cancelled if it has not started, or None.
         cancel_requested: whether a cancel waits to be obeyed by the run.
         created_at: when it was accepted.
         started_at: when its latest attempt began, or None.
@@ -89,7 +94,11 @@ class JobRecord(Job):
     attempt: int = 0
     crashes: int = 0
     leases_lost: int = 0
+    failures: int = 0
+    retries: int = 0
     history: list[AttemptEnd] = Field(default_factory=list)
+    due_at: int | None = None
+    expires_at: int | None = None
     cancel_requested: bool = False
     created_at: int
     started_at: int | None = None

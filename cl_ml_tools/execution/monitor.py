@@ -95,8 +95,9 @@ class LeasedRun:
             raise JobStopped(f"job {self._job_id} must stop: {self.stop_state}")
         progress = read_percent(self._job_id, percent)
         if progress > self._progress and not self._ended:
+            is_waiting = self._progress > self._written
             self._progress = progress
-            if time.monotonic() >= self._next_write:
+            if not is_waiting:
                 _monitor().wake()
 
     def flush(self) -> None:
@@ -136,10 +137,12 @@ class LeasedRun:
             if now >= self._next_write:
                 self._next_write = now + self._interval
                 self.flush()
-        except StoreUnavailableError as error:
-            logger.warning("job %s cannot reach its record, trying again: %s", self._job_id, error)
+        except Exception as error:
             self._next_extend = max(self._next_extend, now + RETRY_SECONDS)
             self._next_write = now + RETRY_SECONDS
+            if not isinstance(error, StoreUnavailableError):
+                raise
+            logger.warning("job %s cannot reach its record, trying again: %s", self._job_id, error)
 
     def _hear(self, state: RunState) -> None:
         if state in (RunState.STOPPING, RunState.LOST) and self.stop_state is None and not self._ended:

@@ -24,11 +24,12 @@ class AttemptOutputs:
     """
 
     def __init__(self, output_paths: list[str], token: str) -> None:
+        self._name = f"{ATTEMPT_PREFIX}{token}"
         self._folders: dict[Path, Path] = {}
         self.paths: list[str] = []
         for name in output_paths:
             path = Path(name)
-            folder = self._folders.setdefault(path.parent, path.parent / f"{ATTEMPT_PREFIX}{token}")
+            folder = self._folders.setdefault(path.parent, path.parent / self._name)
             self.paths.append(str(folder / path.name))
 
     def prepare(self) -> None:
@@ -54,9 +55,8 @@ class AttemptOutputs:
     def real(self, value: Any) -> Any:
         """``value`` with every path of the attempt in it, however deep, turned to the real one."""
         if isinstance(value, str):
-            for parent, folder in self._folders.items():
-                value = value.replace(f"{folder}{os.sep}", f"{parent}{os.sep}")
-            return value
+            # By the directory's name, which is unique: a plugin may have resolved the path, or cut it.
+            return value.replace(f"{os.sep}{self._name}", "").replace(f"{self._name}{os.sep}", "")
         if isinstance(value, dict):
             return {self.real(key): self.real(item) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -68,21 +68,24 @@ class Execution:
         try:
             task_output = await self._run_plugin(outputs)
             if self._monitored.stop_state is not None:
-                raise JobStopped
+                return self._stopped()
             outputs.commit()
-        except (JobStopped, asyncio.CancelledError):
-            if self._monitored.stop_state is None:
+        except asyncio.CancelledError:
+            if self._monitored.stop_state is not None:
+                return self._stopped()
+            if self._task is not None and self._task.cancelling():
                 raise
-            return self._stopped()
+            return self._failed("CancelledError: the plugin awaited something that was cancelled")
         except ValidationError as error:
             return self._failed(f"invalid parameters: {_name_fields(error)}")
         except PluginError as error:
             return self._failed(str(error))
-        except Exception as error:  # the plugin's fault is the job's outcome, whatever it is
+        except (Exception, JobStopped, BaseExceptionGroup) as error:
+            # JobStopped comes in a group when the plugin reported from a task of its own asyncio.TaskGroup.
             if self._monitored.stop_state is not None:
                 return self._stopped()
             logger.exception("job %s (%s) failed", job.job_id, job.task_type)
-            return self._failed(f"{type(error).__name__}: {error}")
+            return self._failed(str(outputs.real(f"{type(error).__name__}: {error}")))
         finally:
             self._task = None
             outputs.discard()

@@ -23,8 +23,14 @@ KEYS = (
     _Key("queued", ":queued:", True, "zset of job ids by sequence; one for each line", "while queued"),
     _Key("sequences", ":sequences", False, "hash of line to the last sequence number", "for ever; small"),
     _Key("seen", ":seen", False, "hash of line to the highest delivered number", "for ever; small"),
+    _Key("lines", ":lines", False, "set of the lines that have queued jobs", "an entry while it has"),
+    _Key("watched", ":watched", False, "hash of line to what recovery saw there", "an entry as its line"),
+    _Key("due", ":due", False, "zset of job ids by the time of their start", "an entry until then"),
+    _Key("expiring", ":expiring", False, "zset of queued job ids by their expiry", "an entry while queued"),
+    _Key("finished", ":finished", False, "zset of job ids by their end", "an entry as long as its job"),
     _Key("leases", ":leases", False, "zset of job ids by the lease's end", "an entry while processing"),
     _Key("events", ":events", False, "stream, capped", "the latest 100,000 events or so"),
+    _Key("turn", ":turn:", True, "string", "until the next turn"),
     _Key("meta", ":meta", False, "hash: beat, broker, time_offset_ms", "for ever; small"),
 )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cl_ml_tools.errors import StoreUnavailableError
@@ -21,7 +22,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Error replies that say "not now" about the server, not "wrong" about the command.
-_UNAVAILABLE_REPLIES = ("MISCONF", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "BUSY")
+# Anywhere in the text: Redis 6.2 and Valkey put words of their own before it when a script met the error.
+_UNAVAILABLE_REPLY = re.compile(
+    r"\b(OOM|MISCONF|READONLY|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN|BUSY|LOADING)\b"
+)
 
 
 @cache
@@ -75,10 +79,10 @@ class ScriptRunner:
                     raise
                 logger.debug("Redis did not answer, asking once more: %s", error)
                 return act()
-        except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+        except (RedisConnectionError, RedisTimeoutError) as error:
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
         except ResponseError as error:
-            if str(error).startswith(_UNAVAILABLE_REPLIES):
+            if _UNAVAILABLE_REPLY.search(str(error)):
                 raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
             raise
         except RedisError as error:

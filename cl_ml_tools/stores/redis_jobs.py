@@ -4,6 +4,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Self, cast
 
 from redis import Redis
@@ -11,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cl_ml_tools.common.job_leases import (
+    CancelAnswer,
     Claim,
     Dispatch,
     Finished,
@@ -18,14 +20,18 @@ from cl_ml_tools.common.job_leases import (
     Owner,
     Refusal,
     RequeueCause,
+    Requeued,
+    RequeueState,
     RunState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
 from cl_ml_tools.errors import (
     DuplicateJobError,
     InvalidJobError,
+    JobStateError,
     StoreMismatchError,
     SubmissionTooLateError,
+    UnknownJobError,
 )
 from cl_ml_tools.file_names import check_job_id
 from cl_ml_tools.stores._keys import KeyNames
@@ -46,6 +52,9 @@ class RedisJobStore:
         prefix: first part of all key names.
         timeout_seconds: longest wait for one answer, and for one connection.
         max_crashes: a job whose process died this often ends in ``error``.
+
+    Attributes:
+        client, keys, scripts: for the other rooms of ``stores``.
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class RedisJobStore:
             client_name="cl_ml_tools",
         )
         self.keys = KeyNames(prefix)
-        self._scripts = ScriptRunner(self.client, prefix, timeout_seconds)
+        self.scripts = ScriptRunner(self.client, prefix, timeout_seconds)
         self._clock = _ServerClock()
 
     def close(self) -> None:
@@ -94,7 +103,7 @@ class RedisJobStore:
             self.client.hsetnx(meta, "broker", fingerprint)
             return cast("str | None", self.client.hget(meta, "broker"))
 
-        kept = self._scripts.call(bind)
+        kept = self.scripts.call(bind)
         if kept != fingerprint:
             raise StoreMismatchError(
                 f"The records under the prefix {self.prefix!r} belong to the broker {kept!r}, not "
@@ -102,10 +111,25 @@ class RedisJobStore:
                 f"when the broker has moved and the old one is empty, run: HDEL {meta} broker"
             )
 
-    def add(self, job: Job, *, created_by: str | None = None, priority: int | None = None) -> Dispatch:
-        """Accept a job; the caller sends the answer's message.
+    def add(
+        self,
+        job: Job,
+        *,
+        created_by: str | None = None,
+        priority: int | None = None,
+        not_before: datetime | None = None,
+        expires: datetime | None = None,
+    ) -> Dispatch | None:
+        """Accept a job; the caller sends the answer's message. None: recovery sends it at ``not_before``.
 
         A command that a hung server executes after the caller gave up is refused by its deadline.
+
+        Args:
+            job: what is to be done.
+            created_by: whose job it is.
+            priority: 0 to 10, higher is more urgent; None means 5.
+            not_before: when it may start at the earliest.
+            expires: when it ends in ``cancelled`` if it has not started.
 
         Raises:
             InvalidJobError: the job is not ``queued``, or its params are not JSON.
@@ -124,8 +148,17 @@ class RedisJobStore:
         # One repeat when the known difference of the clocks was stale, e.g. after a failover.
         for attempt in (1, 2):
             not_after = self._clock.server_ms(self._server_time) + int(2000 * self._timeout_seconds)
-            answer, sequence, server_now = self._scripts.run(
-                "add", job.job_id, add_token, not_after, job.task_type, params, level, created_by or ""
+            answer, sequence, server_now = self.scripts.run(
+                "add",
+                job.job_id,
+                add_token,
+                not_after,
+                job.task_type,
+                params,
+                level,
+                created_by or "",
+                _timestamp_ms("not_before", not_before),
+                _timestamp_ms("expires", expires),
             )
             self._clock.learn(server_now)
             if answer != "late" or attempt == 2:
@@ -134,13 +167,15 @@ class RedisJobStore:
             raise DuplicateJobError(f"there is a job {job.job_id!r} already")
         if answer == "late":
             raise SubmissionTooLateError("Redis answered too late; the job was not accepted")
+        if sequence == 0:
+            return None
         return Dispatch(job.job_id, job.task_type, level, sequence, 0, file_names(job.params))
 
     def claim(
         self, job_id: str, *, token: str, owner: Owner, sequence: int, lease_seconds: float
     ) -> Claim | Refusal:
         """See `cl_ml_tools.common.job_leases.JobLeases.claim`."""
-        answer, *record = self._scripts.run(
+        answer, *record = self.scripts.run(
             "claim",
             job_id,
             token,
@@ -158,16 +193,12 @@ class RedisJobStore:
         self, node: str, runs: Sequence[tuple[str, str | None]], *, lease_seconds: float
     ) -> list[RunState]:
         """See `cl_ml_tools.common.job_leases.JobLeases.extend`."""
-        if not runs:
-            return []
         arguments = [argument for job_id, token in runs for argument in (job_id, token or "")]
-        return [
-            RunState(state) for state in self._scripts.run("extend", node, _ms(lease_seconds), *arguments)
-        ]
+        return [RunState(state) for state in self.scripts.run("extend", node, _ms(lease_seconds), *arguments)]
 
     def report(self, job_id: str, *, token: str, progress: int) -> RunState:
         """See `cl_ml_tools.common.job_leases.JobLeases.report`."""
-        return RunState(self._scripts.run("report", job_id, token, max(0, min(99, progress))))
+        return RunState(self.scripts.run("report", job_id, token, max(0, min(99, progress))))
 
     def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
         """See `cl_ml_tools.common.job_leases.JobLeases.finish`.
@@ -179,22 +210,60 @@ class RedisJobStore:
             raise InvalidJobError(f"a job cannot finish as {outcome.status!r}")
         output = "" if outcome.task_output is None else to_json("task_output", outcome.task_output)
         return Finished(
-            self._scripts.run("finish", job_id, token, outcome.status, output, to_text(outcome.error_message))
+            self.scripts.run("finish", job_id, token, outcome.status, output, to_text(outcome.error_message))
         )
 
-    def requeue(self, job_id: str, *, owner: Owner, cause: RequeueCause, detail: str) -> Dispatch | None:
+    def requeue(
+        self,
+        job_id: str,
+        *,
+        owner: Owner,
+        cause: RequeueCause,
+        detail: str,
+        token: str | None = None,
+        max_retries: int = 0,
+        delay_seconds: float = 0.0,
+    ) -> Requeued:
         """See `cl_ml_tools.common.job_leases.JobLeases.requeue`."""
-        answer, *record = self._scripts.run(
+        answer, *record = self.scripts.run(
             "requeue",
             job_id,
             secrets.token_hex(8),
             owner.node,
             owner.process,
+            token or "",
             cause,
             to_text(detail),
-            self._max_crashes,
+            max_retries if cause is RequeueCause.FAILED else self._max_crashes,
+            _ms(delay_seconds),
         )
-        return read_dispatch(job_id, read_pairs(record)) if answer == "queued" else None
+        dispatch = read_dispatch(job_id, read_pairs(record)) if answer == "queued" else None
+        return Requeued(RequeueState(answer), dispatch)
+
+    def cancel(self, job_id: str) -> CancelAnswer:
+        """Cancel a job: a queued one at once, a running one by asking its run to stop."""
+        return CancelAnswer(self.scripts.run("cancel", job_id))
+
+    def retry(self, job_id: str) -> Dispatch:
+        """Put a job that ended in ``error`` or ``cancelled`` back to its queue; the caller sends the message.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            JobStateError: its state forbids it.
+        """
+        answer, *record = self.scripts.run("retry", job_id, secrets.token_hex(8))
+        if answer == "unknown":
+            raise UnknownJobError(f"there is no job {job_id!r}")
+        if answer == "refused":
+            raise JobStateError(
+                f"job {job_id!r} has not ended in 'error' or 'cancelled': it cannot be retried"
+            )
+        return read_dispatch(job_id, read_pairs(record))
+
+    def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a record, be it of a deleted job that still runs."""
+        answers = self.scripts.run("known", *job_ids) if job_ids else []
+        return {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer}
 
     def update(
         self,
@@ -210,20 +279,20 @@ class RedisJobStore:
             raise InvalidJobError(f"a queued job cannot be set to {status!r}; a claim does that")
         shown = "" if progress is None else max(0, min(99, progress))
         output = "" if task_output is None else to_json("task_output", task_output)
-        return bool(self._scripts.run("update", job_id, status or "", shown, output, to_text(error_message)))
+        return bool(self.scripts.run("update", job_id, status or "", shown, output, to_text(error_message)))
 
     def delete(self, job_id: str) -> bool:
         """Remove a job; one that runs is hidden at once and removed when its run stops. False if unknown."""
-        return bool(self._scripts.run("delete", job_id) != "unknown")
+        return bool(self.scripts.run("delete", job_id) != "unknown")
 
     def peek(self, task_types: Sequence[str]) -> Sequence[str]:
         """Those of the task types that have queued jobs, the one with the most urgent job first."""
-        return cast("list[str]", self._scripts.run("peek", *task_types)) if task_types else []
+        return cast("list[str]", self.scripts.run("peek", *task_types)) if task_types else []
 
     def get(self, job_id: str) -> JobRecord | None:
         """The record, or None when there is none or it is deleted."""
         fields = cast(
-            "dict[str, str]", self._scripts.call(lambda: self.client.hgetall(self.keys("job", job_id)))
+            "dict[str, str]", self.scripts.call(lambda: self.client.hgetall(self.keys("job", job_id)))
         )
         return read_record(job_id, fields) if fields and "deleted" not in fields else None
 
@@ -254,11 +323,16 @@ class RedisJobStore:
             return list(zip(job_ids, pipeline.execute(), strict=True))
 
         # A job may be deleted between the two reads.
-        return [read_record(job_id, fields) for job_id, fields in self._scripts.call(read) if fields]
+        return [read_record(job_id, fields) for job_id, fields in self.scripts.call(read) if fields]
+
+    def claim_turn(self, name: str, seconds: float) -> bool:
+        """Whether it is the caller's turn to do ``name``: at most one caller's within that time."""
+        key = self.keys("turn", name)
+        return bool(self.scripts.call(lambda: self.client.set(key, "1", nx=True, px=_ms(seconds))))
 
     def _server_time(self) -> int:
-        seconds, microseconds = self._scripts.call(self.client.time)
-        offset = self._scripts.call(lambda: self.client.hget(self.keys("meta"), "time_offset_ms"))
+        seconds, microseconds = self.scripts.call(self.client.time)
+        offset = self.scripts.call(lambda: self.client.hget(self.keys("meta"), "time_offset_ms"))
         return seconds * 1000 + microseconds // 1000 + int(offset or 0)
 
 
@@ -280,3 +354,11 @@ class _ServerClock:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
+
+
+def _timestamp_ms(field: str, moment: datetime | None) -> int | str:
+    if moment is None:
+        return ""
+    if moment.tzinfo is None:
+        raise InvalidJobError(f"{field} must have a time zone: {moment}")
+    return int(moment.timestamp() * 1000)

@@ -32,25 +32,40 @@ local function move_status(id, from, to)
   redis.call('ZADD', key_status(to), created, id)
 end
 
-local function leave_queue(id)
+local function line_of(id)
   local v = redis.call('HMGET', key_job(id), 'task_type', 'priority')
-  redis.call('ZREM', key_queued(v[1] .. ':' .. v[2]), id)
+  return v[1] .. ':' .. v[2]
 end
 
--- Puts a job into its line with a fresh sequence number, which is returned.
+-- Takes a queued job out of whatever it waits in.
+local function leave_queue(id)
+  redis.call('ZREM', key_queued(line_of(id)), id)
+  if redis.call('ZREM', key_due(), id) == 1 then redis.call('HDEL', key_job(id), 'due_at') end
+  redis.call('ZREM', key_expiring(), id)
+end
+
+-- Puts a queued job into its line with a fresh sequence number, which is returned.
 local function enter_queue(id)
-  local v = redis.call('HMGET', key_job(id), 'task_type', 'priority')
-  local line = v[1] .. ':' .. v[2]
+  local line = line_of(id)
   local sequence = redis.call('HINCRBY', key_sequences(), line, 1)
   redis.call('ZADD', key_queued(line), sequence, id)
+  redis.call('SADD', key_lines(), line)
   redis.call('HSET', key_job(id), 'sequence', sequence)
+  redis.call('HDEL', key_job(id), 'due_at')
   return sequence
+end
+
+-- Lets a queued job wait until a time instead.
+local function wait_until_due(id, due_at)
+  redis.call('ZADD', key_due(), due_at, id)
+  redis.call('HSET', key_job(id), 'due_at', whole(due_at))
 end
 
 local function remove_from_indexes(id)
   local v = redis.call('HMGET', key_job(id), 'status', 'created_by')
   redis.call('ZREM', key_jobs(), id)
   redis.call('ZREM', key_status(v[1]), id)
+  redis.call('ZREM', key_finished(), id)
   if v[2] then redis.call('ZREM', key_creator(v[2]), id) end
 end
 
@@ -66,29 +81,30 @@ local function remove(id)
   redis.call('DEL', key_job(id))
 end
 
--- Ends a job that is queued or processing.
+-- Ends a job that is queued or processing. Its claim ends with it: a run that does not know it yet is told so.
 local function to_end(id, status, output, message)
+  local t = now()
   local v = redis.call('HMGET', key_job(id), 'status', 'progress')
   if v[1] == 'queued' then leave_queue(id) end
   redis.call('ZREM', key_leases(), id)
   local progress = status == 'completed' and '100' or v[2]
-  redis.call('HSET', key_job(id), 'status', status, 'progress', progress, 'finished_at', whole(now()))
+  redis.call('HSET', key_job(id), 'status', status, 'progress', progress, 'finished_at', whole(t))
   if output ~= '' then redis.call('HSET', key_job(id), 'task_output', output) end
   if message ~= '' then redis.call('HSET', key_job(id), 'error_message', message) end
-  redis.call('HDEL', key_job(id), 'cancel_requested')
+  redis.call('HDEL', key_job(id), 'cancel_requested', 'token')
+  redis.call('ZADD', key_finished(), t, id)
   move_status(id, v[1], status)
   emit(id, status, progress)
 end
 
--- Puts a job that is processing back to its queue; returns the sequence number of the message to send.
-local function to_queue(id)
+-- Makes a job queued again and ends its claim; the caller says what it waits for.
+local function to_queued(id)
+  local status = redis.call('HGET', key_job(id), 'status')
   redis.call('ZREM', key_leases(), id)
   redis.call('HSET', key_job(id), 'status', 'queued', 'progress', '0')
   redis.call('HDEL', key_job(id), 'token', 'node', 'process')
-  move_status(id, 'processing', 'queued')
-  local sequence = enter_queue(id)
+  move_status(id, status, 'queued')
   emit(id, 'queued', '0')
-  return sequence
 end
 
 -- Adds to the record how the current attempt ended: one JSON object a line.
@@ -96,4 +112,23 @@ local function remember_end(id, cause, detail)
   local v = redis.call('HMGET', key_job(id), 'attempt', 'node', 'history')
   local entry = cjson.encode({attempt = tonumber(v[1]), at = now(), node = v[2] or '', cause = cause, detail = detail})
   redis.call('HSET', key_job(id), 'history', v[3] and (v[3] .. '\n' .. entry) or entry)
+end
+
+-- Notes that leases are being looked after. When nobody could do so for half a lease, an outage is over: everybody
+-- who lives gets a lease of grace to say so, before any lease may be taken for ended.
+local function note_beat(t, lease_ms)
+  local beat = tonumber(redis.call('HGET', key_meta(), 'beat') or 0)
+  if t - beat > lease_ms / 2 then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key_leases(), '-inf', t + lease_ms)) do
+      redis.call('ZADD', key_leases(), t + lease_ms, id)
+    end
+  end
+  redis.call('HSET', key_meta(), 'beat', whole(t))
+end
+
+-- An answer with the whole record behind it.
+local function answer_record(answer, id)
+  local record = redis.call('HGETALL', key_job(id))
+  table.insert(record, 1, answer)
+  return record
 end

@@ -1,12 +1,13 @@
 -- Accepts a job: record, indexes, place in its line.
--- ARGV: id, add_token, not_after_ms, task_type, params (JSON), priority, created_by ('' = nobody)
--- Returns {'added', sequence, now_ms}; {'exists', 0, now_ms} for another add's id; {'late', 0, now_ms}.
+-- ARGV: id, add_token, not_after_ms, task_type, params (JSON), priority, created_by ('' = nobody),
+--   not_before_ms, expires_ms ('' = none)
+-- Returns {'added', sequence (0 = no message is to be sent yet), now_ms}; {'exists', 0, now_ms} for another add's id; {'late', 0, now_ms}.
 -- Repeated under its add_token it answers 'added' again.
-local id, add_token, not_after, task_type, params, priority, created_by = unpack(ARGV)
+local id, add_token, not_after, task_type, params, priority, created_by, not_before, expires = unpack(ARGV)
 local t = now()
 if redis.call('EXISTS', key_job(id)) == 1 then
   local v = redis.call('HMGET', key_job(id), 'add_token', 'sequence')
-  if v[1] == add_token then return {'added', tonumber(v[2]), t} end
+  if v[1] == add_token then return {'added', tonumber(v[2] or 0), t} end
   return {'exists', 0, t}
 end
 if t > tonumber(not_after) then return {'late', 0, t} end
@@ -18,6 +19,15 @@ if created_by ~= '' then
   redis.call('HSET', key_job(id), 'created_by', created_by)
   redis.call('ZADD', key_creator(created_by), t, id)
 end
-local sequence = enter_queue(id)
+if expires ~= '' then
+  redis.call('HSET', key_job(id), 'expires_at', expires)
+  redis.call('ZADD', key_expiring(), expires, id)
+end
+local sequence = 0
+if not_before ~= '' and tonumber(not_before) > t then
+  wait_until_due(id, tonumber(not_before))
+else
+  sequence = enter_queue(id)
+end
 emit(id, 'queued', '0')
 return {'added', sequence, t}

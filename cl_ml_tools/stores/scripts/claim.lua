@@ -3,29 +3,29 @@
 -- Returns {'claimed', field, value, ...} or {refusal}.
 -- Repeated under its token it answers 'claimed' again, as long as the claim is the job's.
 local id, token, node, process, sequence, lease_ms, max_crashes = unpack(ARGV)
-local v = redis.call('HMGET', key_job(id), 'status', 'task_type', 'priority', 'token', 'deleted', 'due', 'crashes')
+local v = redis.call('HMGET', key_job(id), 'status', 'token', 'deleted', 'crashes', 'expires_at', 'attempt')
 local status = v[1]
 if not status then return {'unknown'} end
-local line = v[2] .. ':' .. v[3]
+local line = line_of(id)
 if tonumber(sequence) > tonumber(redis.call('HGET', key_seen(), line) or 0) then
   redis.call('HSET', key_seen(), line, sequence)
 end
-if v[5] then return {'unknown'} end
-local function claimed()
-  local record = redis.call('HGETALL', key_job(id))
-  table.insert(record, 1, 'claimed')
-  return record
-end
+if v[3] then return {'unknown'} end
 if status == 'processing' then
-  if v[4] == token then return claimed() end
+  if v[2] == token then return answer_record('claimed', id) end
   return {'held'}
 end
 if status == 'cancelled' then return {'cancelled'} end
 if status ~= 'queued' then return {'done'} end
 local t = now()
-if v[6] and tonumber(v[6]) > t then return {'early'} end
-if tonumber(v[7] or 0) >= tonumber(max_crashes) then
-  to_end(id, 'error', '', 'The process that ran this job died ' .. v[7] .. ' times; the limit is ' .. max_crashes .. '.')
+if v[5] and v[6] == '0' and tonumber(v[5]) <= t then
+  to_end(id, 'cancelled', '', 'expired before it ran')
+  return {'cancelled'}
+end
+local due_at = redis.call('ZSCORE', key_due(), id)
+if due_at and tonumber(due_at) > t then return {'early'} end
+if tonumber(v[4] or 0) >= tonumber(max_crashes) then
+  to_end(id, 'error', '', 'The process that ran this job died ' .. v[4] .. ' times; the limit is ' .. max_crashes .. '.')
   return {'given_up'}
 end
 leave_queue(id)
@@ -35,4 +35,4 @@ redis.call('HSET', key_job(id), 'status', 'processing', 'progress', '0', 'token'
 redis.call('ZADD', key_leases(), t + lease_ms, id)
 move_status(id, 'queued', 'processing')
 emit(id, 'processing', '0')
-return claimed()
+return answer_record('claimed', id)

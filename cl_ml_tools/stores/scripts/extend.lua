@@ -1,10 +1,11 @@
 -- Lets the leases of a node's runs end lease_ms from now.
 -- ARGV: node, lease_ms, then id and token ('' = whatever run of the job the node has) for each run
+-- Without runs it only notes that leases are looked after.
 -- Returns for each run: 'current', 'stopping', 'lost' or 'idle'.
-local node, lease_ms = ARGV[1], ARGV[2]
+local node, lease_ms = ARGV[1], tonumber(ARGV[2])
 local t = now()
 local states = {}
-redis.call('HSET', key_meta(), 'beat', whole(t))
+note_beat(t, lease_ms)
 for i = 3, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local v = redis.call('HMGET', key_job(id), 'status', 'node', 'token', 'cancel_requested')

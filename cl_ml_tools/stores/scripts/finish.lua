@@ -11,4 +11,6 @@ if v[3] then
   return 'deleted'
 end
 to_end(id, status, output, message)
+-- Kept, so that a finish that is repeated is known again.
+redis.call('HSET', key_job(id), 'token', token)
 return 'stored'

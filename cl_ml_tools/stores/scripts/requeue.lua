@@ -1,33 +1,43 @@
--- Puts a job that an owner runs back to its queue.
--- ARGV: id, requeue_token, node, process, cause ('released' or 'crashed'), detail, max_crashes
--- Returns {'queued', field, value, ...}: a message has to be sent; {'ended'}; {'deleted'}; {'lost'}: not its run.
--- Repeated under its requeue_token it answers 'queued' again, as long as the job is queued.
-local id, requeue_token, node, process, cause, detail, max_crashes = unpack(ARGV)
-local function queued()
-  local record = redis.call('HGETALL', key_job(id))
-  table.insert(record, 1, 'queued')
-  return record
+-- Ends the run of a job that an owner has, and puts the job back to its queue or, at a limit, to its end.
+-- ARGV: id, requeue_token, node, process, token ('' = whatever run of the job the owner has), cause, detail,
+--   limit, delay_ms
+-- cause: 'released' counts nothing; 'crashed' counts a crash, 'failed' a failed try, each up to its limit;
+--   'timed_out' is final.
+-- Returns {'queued', field, value, ...}: a message has to be sent; {'waiting'}: it is sent when due; {'ended'};
+--   {'deleted'}; {'lost'}: not its run. Repeated under its requeue_token it answers 'queued' again, as long as the
+--   job is queued.
+local id, requeue_token, node, process, token, cause, detail, limit, delay_ms = unpack(ARGV)
+local v = redis.call('HMGET', key_job(id), 'status', 'node', 'process', 'token', 'deleted', 'cancel_requested',
+  'requeue_token')
+if v[1] == 'queued' and v[7] == requeue_token then
+  return redis.call('ZSCORE', key_due(), id) and {'waiting'} or answer_record('queued', id)
 end
-local v = redis.call('HMGET', key_job(id), 'status', 'node', 'process', 'deleted', 'cancel_requested', 'requeue_token')
-if v[1] == 'queued' and v[6] == requeue_token then return queued() end
-if v[1] ~= 'processing' or v[2] ~= node or v[3] ~= process then return {'lost'} end
-if v[4] then
+if v[1] ~= 'processing' or v[2] ~= node or v[3] ~= process or (token ~= '' and v[4] ~= token) then return {'lost'} end
+if v[5] then
   remove(id)
   return {'deleted'}
 end
 if cause ~= 'released' then remember_end(id, cause, detail) end
-if v[5] then
-  to_end(id, 'cancelled', '', 'cancelled while it ran')
+local function ended(status, message)
+  to_end(id, status, '', message)
   return {'ended'}
 end
+if v[6] then return ended('cancelled', 'cancelled while it ran') end
+if cause == 'timed_out' then return ended('error', detail) end
 if cause == 'crashed' then
   local crashes = redis.call('HINCRBY', key_job(id), 'crashes', 1)
-  if crashes >= tonumber(max_crashes) then
-    to_end(id, 'error', '', 'The process that ran this job died ' .. crashes .. ' times; the limit is '
-      .. max_crashes .. '. Last: ' .. detail)
-    return {'ended'}
+  if crashes >= tonumber(limit) then
+    return ended('error', 'The process that ran this job died ' .. crashes .. ' times; the limit is ' .. limit
+      .. '. Last: ' .. detail)
   end
+elseif cause == 'failed' then
+  if redis.call('HINCRBY', key_job(id), 'failures', 1) > tonumber(limit) then return ended('error', detail) end
 end
-to_queue(id)
 redis.call('HSET', key_job(id), 'requeue_token', requeue_token)
-return queued()
+to_queued(id)
+if tonumber(delay_ms) > 0 then
+  wait_until_due(id, now() + delay_ms)
+  return {'waiting'}
+end
+enter_queue(id)
+return answer_record('queued', id)

@@ -1,0 +1,62 @@
+"""One step of recovery: leases that ended, messages that were lost, jobs that are due.
+
+A plain function. Keepers call it on a timer, `celery ml recover` and tests call it directly, and any number
+may at once: each transition is decided in the store, and says what has to be sent.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from cl_ml_tools.common.job_leases import Dispatch
+from cl_ml_tools.common.job_recovery import JobRecovery, Recovered
+
+logger = logging.getLogger(__name__)
+
+MAX_CHUNKS = 100
+"""How often an act is repeated within one step when there is more to do."""
+
+
+def recover(
+    jobs: JobRecovery, send: Callable[[Dispatch], bool], clean_up: Callable[[str], object] | None = None
+) -> Counter[str]:
+    """Do what has to be done for jobs that nobody looks after, and count it.
+
+    Args:
+        jobs: the store.
+        send: sends a message; what it could not send is found again by a later step.
+        clean_up: removes a job's files, for records that are gone now; without it they are left to the sweep.
+
+    Returns:
+        How often each act was done: ``queued`` (a lease had ended, or its time has come), ``resent`` (a
+        message was lost), ``error``, ``cancelled``, ``expired``, ``deleted``, ``retired``.
+
+    Raises:
+        StoreUnavailableError: the store does not answer; the next step goes on from there.
+    """
+    done: Counter[str] = Counter()
+    for act in (jobs.recover_leases, jobs.recover_due, jobs.recover_messages, jobs.retire):
+        for _ in range(MAX_CHUNKS):
+            recovered = act()
+            _carry_out(recovered, send, clean_up)
+            done.update(word for word, _ in recovered.acts)
+            if recovered.is_whole:
+                break
+    return done
+
+
+def _carry_out(
+    recovered: Recovered, send: Callable[[Dispatch], bool], clean_up: Callable[[str], object] | None
+) -> None:
+    for word, job_id in recovered.acts:
+        logger.warning("recovery: job %s: %s", job_id, word)
+    for dispatch in recovered.dispatches:
+        send(dispatch)
+    if clean_up is None:
+        return
+    for word, job_id in recovered.acts:
+        if word in ("deleted", "retired"):
+            try:
+                clean_up(job_id)
+            except OSError:
+                logger.exception("job %s: its files could not be removed; the sweep takes them later", job_id)

@@ -1,0 +1,110 @@
+"""A task's parameters as the fields of an upload form."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, File, Form, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError, WrapValidator
+from pydantic.fields import FieldInfo
+
+from cl_ml_tools.common.schemas import BaseJobParams
+
+ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
+
+USER = "_user"
+"""The name under which a signature of `form_signature` hands over the user."""
+
+_TAKEN = frozenset({"file", "priority"})
+_PATHS = frozenset(BaseJobParams.model_fields)
+
+
+def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., Any]) -> inspect.Signature:
+    """Make the signature of an endpoint whose form has ``file``, ``priority`` and the fields of ``schema``.
+
+    FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and
+    descriptions that the schema has. The values arrive as they were sent: `validated` checks them.
+
+    Raises:
+        ValueError: a field of the schema is named like one of the form's own.
+    """
+    fields = _form_fields(schema)
+    if clash := sorted(_TAKEN & {_form_name(name, field) for name, field in fields.items()}):
+        raise ValueError(
+            f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
+        )
+    upload = Annotated[UploadFile, File(description="The file to process.")]
+    urgency = Annotated[int, Form(ge=0, le=10, description="0 to 10, higher is more urgent.")]
+    return inspect.Signature(
+        [
+            _parameter("file", upload),
+            *(_form_parameter(name, field) for name, field in fields.items()),
+            _parameter("priority", urgency, default=5),
+            _parameter(USER, Annotated[Any, Depends(get_current_user)]),
+        ]
+    )
+
+
+def validated(schema: type[ParamsT], values: Mapping[str, Any], file_name: str) -> ParamsT:
+    """Check what a form carried against ``schema``; the paths in the answer are stand-ins.
+
+    Args:
+        schema: the task's parameters.
+        values: the form's values, by the names of the schema's fields.
+        file_name: the name of the upload.
+
+    Raises:
+        RequestValidationError: FastAPI answers it with 422, in its usual shape.
+    """
+    # A form cannot send None: such a value is a field that was left out.
+    given = {
+        _form_name(name, field): values[name]
+        for name, field in _form_fields(schema).items()
+        if values[name] is not None
+    }
+    paths = {"input_paths": [f"/input/{file_name}"], "output_paths": [f"/output/{file_name}"]}
+    try:
+        # A form carries text only, so a schema that is strict elsewhere cannot be it here.
+        return schema.model_validate({**given, **paths}, strict=False)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        for entry in errors:
+            if not entry["loc"]:
+                entry["input"] = given
+        raise RequestValidationError(
+            [{**entry, "loc": ("body", *entry["loc"])} for entry in errors], body=given
+        ) from error
+
+
+def _form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:
+    return {name: field for name, field in schema.model_fields.items() if name not in _PATHS}
+
+
+def _form_name(name: str, field: FieldInfo) -> str:
+    return field.validation_alias if isinstance(field.validation_alias, str) else name
+
+
+def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    form = Form(
+        alias=_form_name(name, field),
+        title=field.title,
+        description=field.description,
+        examples=field.examples,
+        deprecated=field.deprecated,
+        json_schema_extra=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else None,
+    )
+    annotated: Any = Annotated  # what stands between its brackets is known at run time only
+    annotation = annotated[(field.annotation, *field.metadata, WrapValidator(_as_sent), form)]
+    if field.is_required():
+        return _parameter(name, annotation)
+    return _parameter(name, annotation, default=field.default if field.default_factory is None else None)
+
+
+def _as_sent(value: Any, _validate: Callable[[Any], Any]) -> Any:
+    # The field's own validators would run a second time in the schema, where all of its rules are.
+    return value
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)

@@ -1,0 +1,601 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from enum import StrEnum
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import anyio
+import pytest
+from fastapi import Depends, FastAPI, Header, HTTPException, UploadFile
+from fastapi.testclient import TestClient
+from plain_implementations import MemoryRepository
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from cl_ml_tools import BaseJobParams, FileStorage, Job, JobRepository
+from cl_ml_tools.errors import (
+    DuplicateJobError,
+    InvalidJobError,
+    InvalidJobIdError,
+    StorageFullError,
+    StoreUnavailableError,
+    SubmissionTooLateError,
+)
+from cl_ml_tools.stores.local_files import LocalFileStorage
+from cl_ml_tools.submission import creator_of, submit_upload, upload_route
+
+
+class Corner(StrEnum):
+    TOP = "top"
+    BOTTOM = "bottom"
+
+
+class StampParams(BaseJobParams):
+    text: str = Field(min_length=1, max_length=20, description="What to stamp.")
+    corner: Corner = Corner.BOTTOM
+    opacity: float = Field(default=0.5, ge=0, le=1)
+    colours: list[int] = Field(default_factory=lambda: [0, 0, 0])
+    shadow: str | None = None
+
+    @model_validator(mode="after")
+    def _shadow_is_seen(self) -> Self:
+        if self.shadow is not None and self.opacity == 1:
+            raise ValueError("shadow cannot be seen when opacity is 1")
+        return self
+
+
+STAMP = upload_route("stamp", StampParams, output_name=lambda name, params: f"{params.corner}_{name}")
+PICTURE = {"file": ("cat.png", b"not looked at")}
+
+
+def no_user() -> None:
+    return None
+
+
+def client_of(
+    repository: JobRepository,
+    storage: FileStorage,
+    user: Callable[..., Any] = no_user,
+    factory: Callable[..., Any] = STAMP,
+) -> TestClient:
+    app = FastAPI()
+    app.include_router(factory(repository, storage, user))
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def repository() -> MemoryRepository:
+    return MemoryRepository()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFileStorage:
+    return LocalFileStorage(tmp_path, max_file_bytes=1000)
+
+
+@pytest.fixture
+def client(repository: MemoryRepository, storage: LocalFileStorage) -> Iterator[TestClient]:
+    with client_of(repository, storage) as client:
+        yield client
+
+
+def kept_files(storage: LocalFileStorage) -> list[Path]:
+    return [path for path in storage.base_dir.rglob("*") if path.is_file()]
+
+
+def kept_jobs(storage: LocalFileStorage) -> list[Path]:
+    return list((storage.base_dir / "jobs").glob("*"))
+
+
+# --- what is stored
+
+
+def test_an_upload_becomes_a_job(
+    client: TestClient, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    form = {"text": "mine", "corner": "top", "opacity": "0.25", "colours": ["1", "2"], "priority": "9"}
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    job = repository.only_job
+    assert answer.status_code == 200
+    assert answer.json() == {"job_id": job.job_id, "status": "queued"}
+    assert (job.task_type, job.status, repository.priorities[job.job_id]) == ("stamp", "queued", 9)
+    assert job.params == {
+        "input_paths": [str(storage.get_input_path(job.job_id) / "cat.png")],
+        "output_paths": [str(storage.get_output_path(job.job_id) / "top_cat.png")],
+        "text": "mine",
+        "corner": "top",
+        "opacity": 0.25,
+        "colours": [1, 2],
+        "shadow": None,
+    }
+    assert Path(job.params["input_paths"][0]).read_bytes() == b"not looked at"
+    assert StampParams.model_validate(job.params).corner is Corner.TOP
+
+
+def test_fields_left_out_have_the_schemas_defaults(client: TestClient, repository: MemoryRepository) -> None:
+    assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 200
+    params = repository.only_job.params
+    assert (params["corner"], params["opacity"], params["colours"]) == ("bottom", 0.5, [0, 0, 0])
+    assert repository.priorities[repository.only_job.job_id] == 5
+
+
+def test_an_evil_file_name_is_made_safe_before_any_storage_sees_it(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    class Trusting(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            path = self.get_input_path(job_id) / str(filename)
+            path.write_bytes(await file.read())
+            return {"filename": filename, "path": str(path)}
+
+    with client_of(repository, Trusting(tmp_path / "media")) as client:
+        file = {"file": ("../../../../evil.png", b"x")}
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=file).status_code == 200
+    params = repository.only_job.params
+    assert Path(params["input_paths"][0]).name == "evil.png"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["evil.png"]
+    assert not (tmp_path / "evil.png").exists()
+
+
+def test_the_output_is_named_after_the_name_that_the_storage_chose(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    class Renaming(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            return await super().save_input_file(job_id, f"0001-{filename}", file)
+
+    with client_of(repository, Renaming(tmp_path)) as client:
+        client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
+    assert Path(repository.only_job.params["output_paths"][0]).name == "bottom_0001-cat.png"
+
+
+def test_a_parameter_in_the_outputs_name_cannot_lead_out_of_the_directory(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("stamp", StampParams, output_name=lambda name, params: f"{params.text}{name}")
+    with client_of(repository, storage, factory=factory) as client:
+        client.post("/jobs/stamp", data={"text": "../../../"}, files=PICTURE)
+    job = repository.only_job
+    assert Path(job.params["output_paths"][0]).parent == storage.get_output_path(job.job_id)
+
+
+def test_repository_and_storage_are_called_off_the_event_loop(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    loops: list[str] = []
+
+    async def user() -> None:
+        loops.append(threading.current_thread().name)
+
+    with client_of(repository, storage, user) as client:
+        client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
+    assert loops
+    assert not repository.threads & set(loops)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({}, "text"),
+        ({"text": ""}, "text"),
+        ({"text": "x" * 21}, "text"),
+        ({"text": "x", "opacity": "1.5"}, "opacity"),
+        ({"text": "x", "opacity": "much"}, "opacity"),
+        ({"text": "x", "corner": "middle"}, "corner"),
+        ({"text": "x", "colours": ["1", "red"]}, "colours"),
+        ({"text": "x", "priority": "11"}, "priority"),
+        ({"text": "x", "priority": "-1"}, "priority"),
+    ],
+)
+def test_a_bad_field_is_named_and_nothing_is_stored(
+    form: dict[str, Any],
+    field: str,
+    client: TestClient,
+    repository: MemoryRepository,
+    storage: LocalFileStorage,
+) -> None:
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    assert answer.status_code == 422
+    (error,) = answer.json()["detail"]
+    assert error["loc"][:2] == ["body", field]
+    assert set(error) >= {"type", "loc", "msg", "input"}
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+def test_all_bad_values_are_told_at_once(client: TestClient) -> None:
+    form = {"text": "x" * 21, "opacity": "2", "corner": "middle"}
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    told = {tuple(error["loc"]) for error in answer.json()["detail"]}
+    assert told == {("body", "text"), ("body", "opacity"), ("body", "corner")}
+
+
+def test_what_the_schema_says_about_several_fields_is_a_422_before_anything_is_stored(
+    client: TestClient, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    form = {"text": "x", "opacity": "1", "shadow": "dark"}
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    assert answer.status_code == 422
+    (error,) = answer.json()["detail"]
+    assert error["loc"] == ["body"]
+    assert "shadow cannot be seen when opacity is 1" in error["msg"]
+    assert error["input"] == {**form, "corner": "bottom"}
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+@pytest.mark.parametrize("files", [None, {"file": ("", b"")}])
+def test_a_missing_file_is_a_422(files: Any, client: TestClient) -> None:
+    answer = client.post("/jobs/stamp", data={"text": "x"}, files=files)
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["detail"]] == [["body", "file"]]
+
+
+def test_the_schemas_own_validators_see_what_was_sent_and_run_once(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    calls = []
+
+    def halved(value: Any) -> Any:
+        calls.append(value)
+        return int(value) // 2
+
+    class Params(BaseJobParams):
+        model_config = ConfigDict(strict=True)
+
+        size: Annotated[int, BeforeValidator(halved)]
+        times: int
+        names: list[str] = Field(default_factory=list)
+
+        @field_validator("names", mode="before")
+        @classmethod
+        def _split(cls, value: list[str]) -> list[str]:
+            return [name for entry in value for name in entry.split(",")]
+
+    factory = upload_route("own", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        client.post("/jobs/own", data={"size": "8", "times": "3", "names": "a,b"}, files=PICTURE)
+    assert calls == ["8"]
+    params = repository.only_job.params
+    assert (params["size"], params["times"], params["names"]) == (4, 3, ["a", "b"])
+
+
+def test_a_field_with_an_alias_is_sent_and_stored_under_it(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Params(BaseJobParams):
+        from_: int = Field(alias="from")
+
+    factory = upload_route("aliased", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/aliased", data={"from": "3"}, files=PICTURE).status_code == 200
+        answer = client.post("/jobs/aliased", data={"from": "x"}, files=PICTURE)
+    assert answer.json()["detail"][0]["loc"] == ["body", "from"]
+    assert Params.model_validate(repository.only_job.params).from_ == 3
+
+
+@pytest.mark.parametrize("name", ["file", "priority"])
+def test_a_schema_with_a_name_of_the_forms_own_is_refused_at_once(
+    name: str, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    schema = type("Clash", (BaseJobParams,), {"__annotations__": {name: str}})
+    factory = upload_route("clash", schema, output_name=lambda name, _: name)
+    with pytest.raises(ValueError, match=rf"Clash\.{name} is a name that each upload form has"):
+        factory(repository, storage, no_user)
+
+
+# --- how it is described
+
+
+def test_openapi_describes_the_form_as_the_schema_does(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/jobs/stamp"]["post"]
+    (reference,) = operation["requestBody"]["content"]["multipart/form-data"]["schema"].values()
+    form = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
+    fields = form["properties"]
+    assert list(fields) == ["file", "text", "corner", "opacity", "colours", "shadow", "priority"]
+    assert form["required"] == ["file", "text"]
+    assert (fields["text"]["minLength"], fields["text"]["maxLength"]) == (1, 20)
+    assert fields["text"]["description"] == "What to stamp."
+    assert (fields["opacity"]["type"], fields["opacity"]["default"]) == ("number", 0.5)
+    assert document["components"]["schemas"]["Corner"]["enum"] == ["top", "bottom"]
+    assert fields["colours"]["items"] == {"type": "integer"}
+    assert (fields["priority"]["minimum"], fields["priority"]["maximum"]) == (0, 10)
+    assert set(operation["responses"]) == {"200", "413", "422", "503", "507"}
+    accepted = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert accepted == {"$ref": "#/components/schemas/JobAccepted"}
+
+
+# --- who it belongs to
+
+
+class User(BaseModel):
+    id: int
+
+
+async def user_by_header(x_user: Annotated[int, Header()]) -> User:
+    return User(id=x_user)
+
+
+class FromDatabase:
+    def __call__(self, user: Annotated[User, Depends(user_by_header)]) -> dict[str, int]:
+        return {"id": user.id + 100}
+
+
+async def user_of_a_session() -> AsyncIterator[User]:
+    yield User(id=8)
+
+
+@pytest.mark.parametrize(
+    ("dependency", "creator"),
+    [
+        (no_user, None),
+        (lambda: User(id=3), "3"),
+        (lambda: {"id": "ann"}, "ann"),
+        (user_by_header, "7"),
+        (FromDatabase(), "107"),
+        (user_of_a_session, "8"),
+    ],
+)
+def test_the_user_may_come_from_any_dependency(
+    dependency: Callable[..., Any],
+    creator: str | None,
+    repository: MemoryRepository,
+    storage: LocalFileStorage,
+) -> None:
+    with client_of(repository, storage, dependency) as client:
+        answer = client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE, headers={"x-user": "7"})
+    assert answer.status_code == 200
+    assert repository.creators == {answer.json()["job_id"]: creator}
+
+
+def test_a_dependency_that_refuses_the_user_is_obeyed(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    def stranger() -> None:
+        raise HTTPException(401, "Who are you?")
+
+    with client_of(repository, storage, stranger) as client:
+        answer = client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
+    assert answer.status_code == 401
+    assert not kept_jobs(storage)
+
+
+@pytest.mark.parametrize(("user", "creator"), [(None, None), ({"id": 0}, "0"), ({"id": None}, None)])
+def test_a_creator_is_text_or_nobody(user: Any, creator: str | None) -> None:
+    assert creator_of(user) == creator
+
+
+@pytest.mark.parametrize("user", [{"name": "ann"}, "ann", object()])
+def test_a_user_without_an_id_is_not_taken_for_nobody(user: Any) -> None:
+    with pytest.raises(TypeError, match=r"without id\. Let it return None, an object"):
+        creator_of(user)
+
+
+# --- when things go wrong
+
+
+class Failing(MemoryRepository):
+    """Raises at `add_job`, before or after the job is stored."""
+
+    def __init__(self, error: Exception, *, stores: bool = False) -> None:
+        super().__init__()
+        self.error, self.stores = error, stores
+
+    def add_job(self, job: Job, created_by: str | None = None, priority: int | None = None) -> str:
+        if self.stores:
+            super().add_job(job, created_by, priority)
+        raise self.error
+
+
+def test_a_store_that_is_away_is_a_503_with_retry_after_and_the_files_stay(
+    storage: LocalFileStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(Failing(StoreUnavailableError("redis://secret@host")), storage) as client:
+        answer = client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "secret" not in answer.text
+    assert [path.name for path in kept_files(storage)] == ["cat.png"]
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (SubmissionTooLateError("too late"), 503),
+        (InvalidJobError("params: 2 MB is too much"), 422),
+        (RuntimeError("UNIQUE constraint failed"), 500),
+    ],
+)
+def test_a_job_that_was_refused_leaves_no_files(
+    error: Exception, status: int, storage: LocalFileStorage
+) -> None:
+    with client_of(Failing(error), storage) as client:
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == status
+    assert not kept_jobs(storage)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("lost after commit"), DuplicateJobError("a second try")])
+def test_a_job_that_was_stored_in_spite_of_an_error_keeps_its_files(
+    error: Exception, storage: LocalFileStorage
+) -> None:
+    with client_of(Failing(error, stores=True), storage) as client:
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 500
+    assert [path.name for path in kept_files(storage)] == ["cat.png"]
+
+
+def test_files_stay_when_nobody_can_say_whether_the_job_was_stored(storage: LocalFileStorage) -> None:
+    class Away(Failing):
+        def get_job(self, job_id: str) -> Job | None:
+            raise ConnectionError("still away")
+
+    with client_of(Away(ConnectionError("away")), storage) as client:
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 500
+    assert [path.name for path in kept_files(storage)] == ["cat.png"]
+
+
+def test_an_upload_over_the_limit_is_a_413_and_leaves_nothing(
+    client: TestClient, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    answer = client.post("/jobs/stamp", data={"text": "x"}, files={"file": ("big.png", bytes(1001))})
+    assert answer.status_code == 413
+    assert answer.json() == {"detail": "'big.png' is larger than the limit of 1000 bytes"}
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageFullError("/srv/media is full"), 507),
+        (InvalidJobIdError("'..' is no job id"), 422),
+        (PermissionError("no"), 500),
+    ],
+)
+def test_a_storage_that_cannot_save_leaves_no_job(
+    error: Exception, status: int, repository: MemoryRepository, tmp_path: Path
+) -> None:
+    class Broken(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            raise error
+
+    with client_of(repository, storage := Broken(tmp_path)) as client:
+        answer = client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
+    assert answer.status_code == status
+    assert "/srv" not in answer.text
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+def test_a_cleanup_that_fails_does_not_hide_why_it_was_needed(
+    repository: MemoryRepository, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(LocalFileStorage):
+        def cleanup_job(self, job_id: str) -> bool:
+            raise OSError("busy")
+
+    with client_of(repository, Stuck(tmp_path, max_file_bytes=1)) as client:
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 413
+    assert any("could not be removed" in record.getMessage() for record in caplog.records)
+
+
+# --- when the client goes
+
+
+class Gated(LocalFileStorage):
+    """Waits while it saves, until the test lets it go on."""
+
+    def __init__(self, base_dir: Path) -> None:
+        super().__init__(base_dir)
+        self.saving = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+        saved = await super().save_input_file(job_id, filename, file)
+        self.saving.set()
+        await self.go_on.wait()
+        return saved
+
+
+def submission(repository: JobRepository, storage: FileStorage) -> Any:
+    return submit_upload(
+        repository,
+        storage,
+        UploadFile(BytesIO(b"x"), filename="cat.png"),
+        task_type="stamp",
+        params=StampParams(text="x"),
+        output_name=lambda name: name,
+        created_by=None,
+        priority=5,
+    )
+
+
+def test_an_upload_that_is_cancelled_while_it_is_saved_leaves_nothing(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    async def by_scope() -> LocalFileStorage:
+        storage = Gated(tmp_path / "scope")
+        async with anyio.create_task_group() as group:
+            group.start_soon(submission, repository, storage)
+            await storage.saving.wait()
+            assert len(kept_files(storage)) == 1
+            group.cancel_scope.cancel()
+        return storage
+
+    async def by_task() -> LocalFileStorage:
+        storage = Gated(tmp_path / "task")
+        task = asyncio.ensure_future(submission(repository, storage))
+        await storage.saving.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return storage
+
+    for storage in (asyncio.run(by_scope()), asyncio.run(by_task())):
+        assert not kept_jobs(storage)
+    assert not repository.jobs
+
+
+def test_a_client_that_goes_between_saving_and_adding_leaves_a_job_with_its_files(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    class GatedStorage(LocalFileStorage):
+        asked, go_on = threading.Event(), threading.Event()
+
+        def get_output_path(self, job_id: str) -> Path:
+            self.asked.set()
+            assert self.go_on.wait(10)
+            return super().get_output_path(job_id)
+
+    storage = GatedStorage(tmp_path)
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(submission, repository, storage)
+            await asyncio.to_thread(storage.asked.wait, 10)
+            group.cancel_scope.cancel()
+            storage.go_on.set()
+
+    asyncio.run(scenario())
+    assert Path(repository.only_job.params["input_paths"][0]).exists()
+
+
+def test_a_job_that_is_being_added_when_the_client_goes_is_kept_with_its_files(tmp_path: Path) -> None:
+    class GatedRepository(MemoryRepository):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adding, self.go_on = threading.Event(), threading.Event()
+
+        def add_job(self, job: Job, created_by: str | None = None, priority: int | None = None) -> str:
+            self.adding.set()
+            assert self.go_on.wait(10)
+            return super().add_job(job, created_by, priority)
+
+    repository, storage = GatedRepository(), LocalFileStorage(tmp_path)
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(submission, repository, storage)
+            await asyncio.to_thread(repository.adding.wait, 10)
+            group.cancel_scope.cancel()
+            repository.go_on.set()
+
+    asyncio.run(scenario())
+    assert Path(repository.only_job.params["input_paths"][0]).exists()
+
+
+def test_a_mapping_is_enough_of_an_answer_from_a_storage(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    class Frugal(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            saved: Mapping[str, object] = await super().save_input_file(job_id, filename, file)
+            return {"path": saved["path"]}
+
+    with client_of(repository, Frugal(tmp_path)) as client:
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 200
+    assert Path(repository.only_job.params["output_paths"][0]).name == "bottom_cat.png"
