@@ -100,4 +100,4 @@ def _create_celery(settings: Settings) -> tuple[Celery, CeleryJobRepository]:
         timeout_seconds=settings.redis_timeout_seconds,
         max_crashes=settings.max_crashes,
     )
-    return app, install(app, store, settings=settings, consume=True)
+    return app, install(app, store, storage=create_storage(settings), settings=settings, consume=True)

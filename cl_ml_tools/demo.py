@@ -55,6 +55,9 @@ def run_demo(picture: Path | None, task_type: str, fields: Mapping[str, str]) ->
             _follow(stack, client, job_id)
             with _connection_told(stack):
                 _show_outcome(client.job(job_id))
+        except SystemExit:
+            click.echo("Stopping ...")
+            raise
         finally:
             stack.stop()
 
@@ -80,7 +83,7 @@ def run_stack(port: int) -> None:
                 "Redis": without_password(stack.redis_url),
                 "Files": str(stack.storage_dir),
                 "Logs": "  ".join(map(str, stack.logs)),
-                "Upload": f"curl -F file=@photo.jpg -F width=400 -F height=400 {jobs}/image_resize",
+                "Upload": f"curl -F file=@photo.jpg -F width=400 -F height=400 -F maintain_aspect_ratio=true {jobs}/image_resize",
                 "Follow": f"curl -N {jobs}/JOB_ID/events",
             }
             click.echo("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
@@ -88,6 +91,9 @@ def run_stack(port: int) -> None:
             while True:
                 stack.check()
                 time.sleep(_CHECK_SECONDS)
+        except SystemExit:
+            click.echo("Stopping ...")
+            raise
         finally:
             stack.stop()
 

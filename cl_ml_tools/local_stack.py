@@ -79,22 +79,17 @@ class LocalStack:
             _check_redis(self.redis_url)
         environment["CL_ML_TOOLS_REDIS_URL"] = self.redis_url
         environment["CL_ML_TOOLS_STORAGE_DIR"] = str(self.storage_dir)
-        worker = ["celery", "-A", "cl_ml_tools", "worker", "-c", "2", "-n", self._node, "--loglevel", "INFO"]
         # Asking other nodes for news costs a second, and there is nothing that we want to know.
-        worker += ["--without-mingle", "--without-gossip"]
-        master = [
-            "uvicorn",
-            "cl_ml_tools.app:create_app",
-            "--factory",
-            "--host",
-            _HOST,
-            "--port",
-            str(self._port),
-        ]
+        worker = (
+            f"-A cl_ml_tools worker -c 2 -n {self._node} --loglevel INFO --without-mingle --without-gossip"
+        )
         # Whoever still follows a job must not hold up the end.
-        master += ["--timeout-graceful-shutdown", "2"]
-        for name, command in (("worker", worker), ("master", master)):
-            self._children.start(name, [sys.executable, "-m", *command], environment)
+        master = f"--factory --host {_HOST} --port {self._port} --timeout-graceful-shutdown 2"
+        for name, module, options in (
+            ("worker", "celery", worker),
+            ("master", "uvicorn", f"cl_ml_tools.app:create_app {master}"),
+        ):
+            self._children.start(name, [sys.executable, "-m", module, *options.split()], environment)
         self._wait_until_ready()
 
     def check(self) -> None:

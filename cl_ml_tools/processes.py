@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, and signals that do not come in between."""
+"""Processes that end with the one that started them (unless it is killed), and signals that wait for it."""
 
 import atexit
 import os

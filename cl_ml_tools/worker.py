@@ -19,7 +19,16 @@ from cl_ml_tools.common.job_leases import (
     RunState,
 )
 from cl_ml_tools.common.job_repository import JobRepository
-from cl_ml_tools.execution import Execution, LeasedRun, read_percent
+from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.execution import (
+    Execution,
+    LeasedRun,
+    RetryLater,
+    finish,
+    limits_of,
+    read_percent,
+    retry_later,
+)
 from cl_ml_tools.registry import load_tasks
 from cl_ml_tools.settings import Settings
 
@@ -81,10 +90,14 @@ class Worker:
             return False
         run = _PlainRun(self._repository, job.job_id)
         claim = Claim(job, secrets.token_hex(8))
-        with Execution(self._tasks[job.task_type], claim, run, run) as execution:
-            outcome = await execution.run()
-            if outcome is not None:
-                execution.finish(outcome)
+        module = self._tasks[job.task_type]
+        with Execution(module, claim, run, limits=limits_of(module, self._settings)) as execution:
+            ended = await execution.run()
+            if isinstance(ended, RetryLater):
+                # Without leases there is nobody who would start it again.
+                ended = Outcome(JobStatus.ERROR, error_message=ended.detail)
+            if ended is not None:
+                finish(claim, ended, run, run)
         return True
 
     async def _run_leased(self, repository: LeasingJobRepository, wanted: list[str]) -> bool:
@@ -94,19 +107,23 @@ class Worker:
         )
         if claim is None:
             return False
+        module = self._tasks[claim.job.task_type]
+        limits = limits_of(module, self._settings)
         monitored = LeasedRun(
             repository.leases,
             job_id=claim.job.job_id,
             token=claim.token,
-            node=self._owner.node,
+            owner=self._owner,
             lease_seconds=lease_seconds,
             progress_interval_seconds=self._settings.progress_interval_seconds,
+            time_limit=limits.hard,
         )
-        module = self._tasks[claim.job.task_type]
-        with Execution(module, claim, repository.leases, monitored) as execution:
-            outcome = await execution.run()
-            if outcome is not None:
-                await asyncio.to_thread(execution.finish, outcome)
+        with Execution(module, claim, monitored, limits=limits) as execution:
+            ended = await execution.run()
+            if isinstance(ended, RetryLater):
+                await asyncio.to_thread(retry_later, claim, ended, repository.leases, self._owner)
+            elif ended is not None:
+                await asyncio.to_thread(finish, claim, ended, repository.leases, monitored)
         return True
 
 
@@ -153,6 +170,9 @@ class _PlainRun:
         if self._progress > self._written:
             self._repository.update_job(self._job_id, progress=self._progress)
             self._written = self._progress
+
+    def stop_timing(self) -> None:
+        """See `RunMonitor.stop_timing`; a plain run's limits are watched by its execution alone."""
 
     def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
         """Write the outcome."""

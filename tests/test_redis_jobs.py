@@ -9,8 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import psutil
 import pytest
 from harness import wait_until
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -24,6 +26,8 @@ from cl_ml_tools.common.job_leases import (
     Owner,
     Refusal,
     RequeueCause,
+    Requeued,
+    RequeueState,
     RunState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
@@ -35,7 +39,6 @@ from cl_ml_tools.errors import (
     StoreUnavailableError,
     SubmissionTooLateError,
 )
-from cl_ml_tools.stores._keys import KEYS
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -46,8 +49,20 @@ FAILED = Outcome(JobStatus.ERROR, error_message="no such colour")
 CANCELLED = Outcome(JobStatus.CANCELLED, error_message="cancelled while it ran")
 
 
+def raw(store: RedisJobStore) -> Any:
+    """The store's client, without redis-py's types, which say bytes where we have text."""
+    return store.client
+
+
 def job(job_id: str = "a", *, task_type: str = "probe", **params: Any) -> Job:
     return Job(job_id=job_id, task_type=task_type, params=params)
+
+
+def add(store: RedisJobStore, added: Job | None = None, **options: Any) -> Dispatch:
+    """Add a job whose message is to be sent at once."""
+    dispatch = store.add(added or job(), **options)
+    assert dispatch is not None
+    return dispatch
 
 
 def claim(
@@ -60,16 +75,17 @@ def start(store: RedisJobStore, job_id: str = "a", *, token: str = "t", owner: O
     """Claim a job that can be claimed."""
     answer = claim(store, job_id, token=token, owner=owner)
     assert isinstance(answer, Claim)
+    assert isinstance(answer.job, JobRecord)
     return answer.job
 
 
-def crash(store: RedisJobStore, job_id: str = "a", owner: Owner = HERE) -> Dispatch | None:
+def crash(store: RedisJobStore, job_id: str = "a", owner: Owner = HERE) -> Requeued:
     return store.requeue(job_id, owner=owner, cause=RequeueCause.CRASHED, detail="signal 9")
 
 
 def record(store: RedisJobStore, job_id: str = "a") -> JobRecord:
     found = store.get(job_id)
-    assert found is not None
+    assert isinstance(found, JobRecord)
     return found
 
 
@@ -77,17 +93,18 @@ def events(store: RedisJobStore, job_id: str = "a") -> list[tuple[str, int]]:
     """The job's events so far: status and progress, ``deleted`` for the status of a deletion."""
     return [
         ("deleted" if "d" in fields else fields["s"], int(fields["p"]))
-        for _, fields in store.client.xrange(store.keys("events"))
+        for _, fields in raw(store).xrange(store.keys("events"))
         if fields["j"] == job_id
     ]
 
 
 def lease_end(store: RedisJobStore, job_id: str = "a") -> float | None:
-    return store.client.zscore(store.keys("leases"), job_id)
+    end: float | None = raw(store).zscore(store.keys("leases"), job_id)
+    return end
 
 
 def move_clock(store: RedisJobStore, milliseconds: int) -> None:
-    store.client.hincrby(store.keys("meta"), "time_offset_ms", milliseconds)
+    raw(store).hincrby(store.keys("meta"), "time_offset_ms", milliseconds)
 
 
 def is_script(command: tuple[Any, ...]) -> bool:
@@ -98,7 +115,7 @@ class Wire:
     """Stands between a store and its server."""
 
     def __init__(self, store: RedisJobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._really = store.client.execute_command
+        self._really = raw(store).execute_command
         self.lose_replies = 0
         self.before_script: Callable[[], object] = lambda: None
         monkeypatch.setattr(store.client, "execute_command", self._execute)
@@ -123,15 +140,17 @@ def wire(store: RedisJobStore, monkeypatch: pytest.MonkeyPatch) -> Wire:
 def own_server() -> Iterator[EmbeddedRedis]:
     """A server that the test may stop, fill or kill."""
     with EmbeddedRedis() as server:
+        pid = server.pid
         yield server
-        os.kill(server.pid, signal.SIGCONT)
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGCONT)
 
 
 # add
 
 
 def test_an_added_job_is_queued_with_all_that_was_said_of_it(store: RedisJobStore) -> None:
-    dispatch = store.add(job(input_paths=["/in/cat.png"], width=3), created_by="ann", priority=7)
+    dispatch = add(store, job(input_paths=["/in/cat.png"], width=3), created_by="ann", priority=7)
     assert dispatch == Dispatch("a", "probe", 7, 1, 0, ("cat.png",))
     added = record(store)
     assert (added.status, added.progress, added.attempt) == ("queued", 0, 0)
@@ -145,24 +164,24 @@ def test_an_added_job_is_queued_with_all_that_was_said_of_it(store: RedisJobStor
 
 
 def test_a_job_that_says_no_priority_has_five_and_belongs_to_nobody(store: RedisJobStore) -> None:
-    assert store.add(job()).priority == 5
+    assert add(store).priority == 5
     assert (record(store).priority, record(store).created_by) == (5, None)
 
 
 def test_sequence_numbers_count_within_a_task_type_and_priority(store: RedisJobStore) -> None:
     added = [
-        store.add(job("a")),
-        store.add(job("b")),
-        store.add(job("c"), priority=9),
-        store.add(job("d", task_type="other")),
-        store.add(job("e")),
+        add(store, job("a")),
+        add(store, job("b")),
+        add(store, job("c"), priority=9),
+        add(store, job("d", task_type="other")),
+        add(store, job("e")),
     ]
     assert [dispatch.sequence for dispatch in added] == [1, 2, 1, 1, 3]
 
 
 def test_an_add_whose_reply_is_lost_is_repeated_and_adds_one_job(store: RedisJobStore, wire: Wire) -> None:
     wire.lose_replies = 1
-    assert store.add(job()).sequence == 1
+    assert add(store).sequence == 1
     assert events(store) == [("queued", 0)]
 
 
@@ -171,14 +190,14 @@ def test_an_add_whose_replies_are_all_lost_says_unavailable_and_the_job_may_be_t
 ) -> None:
     wire.lose_replies = 2
     with pytest.raises(StoreUnavailableError):
-        store.add(job())
+        add(store)
     assert record(store).status == "queued"
 
 
 def test_an_id_that_is_taken_is_refused(store: RedisJobStore) -> None:
-    store.add(job(width=1))
+    add(store, job(width=1))
     with pytest.raises(DuplicateJobError, match="'a'"):
-        store.add(job(width=2))
+        add(store, job(width=2))
     assert record(store).params == {"width": 1}
     assert events(store) == [("queued", 0)]
 
@@ -186,38 +205,38 @@ def test_an_id_that_is_taken_is_refused(store: RedisJobStore) -> None:
 @pytest.mark.parametrize("job_id", ["", "../b", "a/b", "a b", "a:b", "ä", "a\n", "x" * 129])
 def test_an_id_that_is_not_plain_is_refused(store: RedisJobStore, job_id: str) -> None:
     with pytest.raises(InvalidJobIdError):
-        store.add(job(job_id))
+        add(store, job(job_id))
 
 
 @pytest.mark.parametrize("priority", [-1, 11])
 def test_a_priority_beyond_0_to_10_is_refused(store: RedisJobStore, priority: int) -> None:
     with pytest.raises(InvalidJobError, match="priority"):
-        store.add(job(), priority=priority)
+        add(store, job(), priority=priority)
 
 
 @pytest.mark.parametrize("priority", [5.5, "5"])
 def test_a_priority_that_is_no_whole_number_is_refused(store: RedisJobStore, priority: Any) -> None:
     with pytest.raises(InvalidJobError, match="priority"):
-        store.add(job(), priority=priority)
+        add(store, job(), priority=priority)
     assert store.list() == []
 
 
 @pytest.mark.parametrize("status", [status for status in JobStatus if status is not JobStatus.QUEUED])
 def test_only_a_queued_job_can_be_added(store: RedisJobStore, status: JobStatus) -> None:
     with pytest.raises(InvalidJobError, match="status"):
-        store.add(Job(job_id="a", task_type="probe", params={}, status=status))
+        add(store, Job(job_id="a", task_type="probe", params={}, status=status))
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes", object()])
 def test_params_that_json_cannot_hold_are_refused(store: RedisJobStore, value: Any) -> None:
     with pytest.raises(InvalidJobError, match="params"):
-        store.add(job(value=value))
+        add(store, job(value=value))
     assert store.list() == []
 
 
 def test_any_text_survives_the_record(store: RedisJobStore) -> None:
     text = "schön 🐈 \x00 \n \udcff \"'\\"
-    store.add(job(text=text))
+    add(store, job(text=text))
     start(store)
     store.finish("a", token="t", outcome=Outcome(JobStatus.COMPLETED, task_output={"text": text}))
     assert record(store).params["text"] == text
@@ -226,40 +245,40 @@ def test_any_text_survives_the_record(store: RedisJobStore) -> None:
 
 def test_an_add_that_a_stopped_server_executes_later_is_refused(own_server: EmbeddedRedis) -> None:
     with RedisJobStore(own_server.redis_url, timeout_seconds=0.2) as store:
-        store.add(job("before"))
+        add(store, job("before"))
         executed = script_calls(store)
         os.kill(own_server.pid, signal.SIGSTOP)
         begin = time.monotonic()
         with pytest.raises(StoreUnavailableError):
-            store.add(job("late"))
+            add(store, job("late"))
         # The deadline is two times the timeout after the beginning.
         wait_until(lambda: time.monotonic() > begin + 0.45)
         os.kill(own_server.pid, signal.SIGCONT)
         wait_until(lambda: script_calls(store) > executed, why="the server executes the command that it had")
         assert store.get("late") is None
         assert events(store, "late") == []
-        assert store.add(job("late")).sequence == 2, "its id is free, and no number was used up"
+        assert add(store, job("late")).sequence == 2, "its id is free, and no number was used up"
 
 
 def script_calls(store: RedisJobStore) -> int:
-    statistics = store.client.info("commandstats")
+    statistics = raw(store).info("commandstats")
     return sum(int(statistics.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("eval", "evalsha"))
 
 
 def test_an_add_that_always_arrives_too_late_stores_nothing(store: RedisJobStore, wire: Wire) -> None:
-    store.add(job("first"))
+    add(store, job("first"))
     wire.before_script = lambda: move_clock(store, 60_000)
     with pytest.raises(SubmissionTooLateError):
-        store.add(job("late"))
+        add(store, job("late"))
     assert store.get("late") is None
 
 
 def test_a_clock_of_the_server_that_has_jumped_costs_one_repeat(store: RedisJobStore) -> None:
-    store.add(job("first"))
+    add(store, job("first"))
     move_clock(store, 3_600_000)
-    store.add(job("second"))
+    add(store, job("second"))
     move_clock(store, -7_200_000)
-    store.add(job("third"))
+    add(store, job("third"))
     assert record(store, "third").status == "queued"
 
 
@@ -267,7 +286,7 @@ def test_a_clock_of_the_server_that_has_jumped_costs_one_repeat(store: RedisJobS
 
 
 def test_a_claim_starts_the_job_under_a_lease(store: RedisJobStore) -> None:
-    store.add(job(width=3))
+    add(store, job(width=3))
     begun = start(store)
     assert (begun.status, begun.attempt, begun.progress, begun.params) == ("processing", 1, 0, {"width": 3})
     assert begun.started_at is not None
@@ -279,7 +298,7 @@ def test_a_claim_starts_the_job_under_a_lease(store: RedisJobStore) -> None:
 def test_a_claim_whose_reply_is_lost_is_repeated_and_starts_one_attempt(
     store: RedisJobStore, wire: Wire
 ) -> None:
-    store.add(job())
+    add(store)
     wire.lose_replies = 1
     assert start(store).attempt == 1
     assert start(store).attempt == 1, "its token gets the same claim again"
@@ -287,7 +306,7 @@ def test_a_claim_whose_reply_is_lost_is_repeated_and_starts_one_attempt(
 
 
 def test_a_job_that_is_running_is_held(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     assert claim(store, token="other", owner=THERE) is Refusal.HELD
     assert claim(store, token="other", owner=HERE) is Refusal.HELD
@@ -300,7 +319,7 @@ def test_a_job_that_is_running_is_held(store: RedisJobStore) -> None:
     ids=["completed", "error", "cancelled"],
 )
 def test_a_job_at_its_end_is_not_claimed(store: RedisJobStore, outcome: Outcome, refusal: Refusal) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.finish("a", token="t", outcome=outcome)
     assert claim(store, token="other") is refusal
@@ -309,24 +328,24 @@ def test_a_job_at_its_end_is_not_claimed(store: RedisJobStore, outcome: Outcome,
 
 def test_a_job_that_is_not_there_is_unknown(store: RedisJobStore) -> None:
     assert claim(store) is Refusal.UNKNOWN
-    store.add(job())
+    add(store)
     start(store)
     store.delete("a")
     assert claim(store, token="other") is Refusal.UNKNOWN, "deleted, though it still runs"
 
 
 def test_a_job_whose_next_try_is_not_due_is_early(store: RedisJobStore) -> None:
-    store.add(job())
-    due = record(store).created_at + 10_000
-    store.client.hset(store.keys("job", "a"), "due", due)
-    assert claim(store) is Refusal.EARLY
-    move_clock(store, 20_000)
-    assert start(store).attempt == 1
+    add(store)
+    start(store)
+    store.requeue("a", owner=HERE, cause=RequeueCause.FAILED, detail="", max_retries=1, delay_seconds=10)
+    assert claim(store, token="second") is Refusal.EARLY
+    move_clock(store, 11_000)
+    assert start(store, token="second").attempt == 2
 
 
 def test_a_claim_of_a_job_that_has_crashed_too_often_ends_it(store: RedisJobStore) -> None:
-    store.add(job())
-    store.client.hset(store.keys("job", "a"), "crashes", 3)
+    add(store)
+    raw(store).hset(store.keys("job", "a"), "crashes", 3)
     assert claim(store) is Refusal.GIVEN_UP
     ended = record(store)
     assert (ended.status, ended.attempt) == ("error", 0)
@@ -336,12 +355,11 @@ def test_a_claim_of_a_job_that_has_crashed_too_often_ends_it(store: RedisJobStor
 def test_two_claimants_at_once_and_one_wins(redis_server: EmbeddedRedis, store: RedisJobStore) -> None:
     with RedisJobStore(redis_server.redis_url) as second:
         claimants = [(store, "t1"), (store, "t2"), (second, "t3"), (second, "t4")]
-        for round_number in range(10):
-            job_id = f"job{round_number}"
-            store.add(job(job_id))
-            answers = race([lambda s=s, t=t: claim(s, job_id, token=t) for s, t in claimants])
+        for number in range(10):
+            add(store, job(f"job{number}"))
+            answers = race([partial(claim, s, f"job{number}", token=token) for s, token in claimants])
             assert sorted(type(answer).__name__ for answer in answers) == ["Claim"] + ["Refusal"] * 3
-            assert record(store, job_id).attempt == 1
+            assert record(store, f"job{number}").attempt == 1
 
 
 def race(acts: list[Callable[[], Any]]) -> list[Any]:
@@ -363,10 +381,11 @@ def race(acts: list[Callable[[], Any]]) -> list[Any]:
 
 def test_every_delivery_raises_what_was_seen_of_its_line_refused_or_not(store: RedisJobStore) -> None:
     def seen() -> str | None:
-        return store.client.hget(store.keys("seen"), "probe:5")
+        number: str | None = raw(store).hget(store.keys("seen"), "probe:5")
+        return number
 
     for job_id in "abc":
-        store.add(job(job_id))
+        add(store, job(job_id))
     claim(store, "b", sequence=2)
     assert seen() == "2"
     claim(store, "a", sequence=1)
@@ -379,7 +398,7 @@ def test_every_delivery_raises_what_was_seen_of_its_line_refused_or_not(store: R
 
 
 def test_a_lease_is_extended_by_its_node(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     first = lease_end(store)
     move_clock(store, 20_000)
@@ -388,20 +407,21 @@ def test_a_lease_is_extended_by_its_node(store: RedisJobStore) -> None:
 
 
 def test_a_lease_is_extended_by_its_token_on_its_node_only(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
+    store.extend("there", [], lease_seconds=30)  # leases are looked after: no grace is due below
     first = lease_end(store)
-    move_clock(store, 20_000)
+    move_clock(store, 10_000)
     assert store.extend("there", [("a", None)], lease_seconds=30) == [RunState.LOST]
     assert store.extend("there", [("a", "t")], lease_seconds=30) == [RunState.LOST]
     assert store.extend("here", [("a", "other")], lease_seconds=30) == [RunState.LOST]
     assert lease_end(store) == first
     assert store.extend("here", [("a", "t")], lease_seconds=30) == [RunState.CURRENT]
-    assert lease_end(store) != first
+    assert (lease_end(store) or 0) >= (first or 0) + 10_000
 
 
 def test_a_lease_that_has_ended_is_taken_up_again(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     move_clock(store, 3_600_000)
     assert store.extend("here", [("a", "t")], lease_seconds=30) == [RunState.CURRENT]
@@ -410,7 +430,7 @@ def test_a_lease_that_has_ended_is_taken_up_again(store: RedisJobStore) -> None:
 
 def test_extend_answers_each_run_in_order(store: RedisJobStore) -> None:
     for job_id in ("running", "waiting", "stopping", "done", "lost"):
-        store.add(job(job_id))
+        add(store, job(job_id))
     for job_id in ("running", "stopping", "done"):
         start(store, job_id)
     start(store, "lost", owner=THERE)
@@ -429,7 +449,7 @@ def test_extend_answers_each_run_in_order(store: RedisJobStore) -> None:
 
 
 def test_a_run_whose_job_was_queued_again_is_lost(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     crash(store)
     assert store.extend("here", [("a", "t")], lease_seconds=30) == [RunState.LOST]
@@ -444,7 +464,7 @@ def test_a_run_whose_job_was_queued_again_is_lost(store: RedisJobStore) -> None:
 
 
 def test_progress_never_goes_back_and_is_at_most_99(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     for progress in (10, 5, 250, -3, 100, 99):
         assert store.report("a", token="t", progress=progress) is RunState.CURRENT
@@ -453,7 +473,7 @@ def test_progress_never_goes_back_and_is_at_most_99(store: RedisJobStore) -> Non
 
 
 def test_progress_begins_anew_with_each_attempt(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.report("a", token="t", progress=80)
     crash(store)
@@ -466,7 +486,7 @@ def test_progress_begins_anew_with_each_attempt(store: RedisJobStore) -> None:
 
 def test_a_lost_token_cannot_report(store: RedisJobStore) -> None:
     assert store.report("a", token="t", progress=1) is RunState.LOST
-    store.add(job())
+    add(store)
     assert store.report("a", token="t", progress=1) is RunState.LOST
     start(store)
     assert store.report("a", token="other", progress=1) is RunState.LOST
@@ -474,7 +494,7 @@ def test_a_lost_token_cannot_report(store: RedisJobStore) -> None:
 
 
 def test_a_report_tells_a_run_that_it_has_to_stop(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.delete("a")
     assert store.report("a", token="t", progress=50) is RunState.STOPPING
@@ -486,7 +506,7 @@ def test_a_report_tells_a_run_that_it_has_to_stop(store: RedisJobStore) -> None:
 
 @pytest.mark.parametrize("outcome", [DONE, FAILED, CANCELLED], ids=["completed", "error", "cancelled"])
 def test_an_outcome_is_stored_once_and_ends_the_lease(store: RedisJobStore, outcome: Outcome) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.report("a", token="t", progress=40)
     assert store.finish("a", token="t", outcome=outcome) is Finished.STORED
@@ -503,7 +523,7 @@ def test_an_outcome_is_stored_once_and_ends_the_lease(store: RedisJobStore, outc
 
 
 def test_a_finish_whose_reply_is_lost_is_repeated_and_stores_once(store: RedisJobStore, wire: Wire) -> None:
-    store.add(job())
+    add(store)
     start(store)
     wire.lose_replies = 1
     assert store.finish("a", token="t", outcome=DONE) is Finished.STORED
@@ -513,7 +533,7 @@ def test_a_finish_whose_reply_is_lost_is_repeated_and_stores_once(store: RedisJo
 
 
 def test_a_lost_lease_cannot_finish_the_job(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     crash(store)
     assert store.finish("a", token="t", outcome=DONE) is Finished.LOST
@@ -523,7 +543,7 @@ def test_a_lost_lease_cannot_finish_the_job(store: RedisJobStore) -> None:
 
 
 def test_a_run_whose_job_was_ended_by_others_is_lost(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     for attempt in range(3):
         start(store, token=f"t{attempt}")
         crash(store)
@@ -536,28 +556,28 @@ def test_a_run_whose_job_was_ended_by_others_is_lost(store: RedisJobStore) -> No
 def test_a_job_that_was_deleted_while_it_ran_is_gone_when_its_run_has_finished(
     store: RedisJobStore, wire: Wire
 ) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.delete("a")
     wire.lose_replies = 1
     assert store.finish("a", token="t", outcome=DONE) is Finished.DELETED
-    assert store.client.exists(store.keys("job", "a")) == 0
+    assert raw(store).exists(store.keys("job", "a")) == 0
     assert [status for status, _ in events(store)] == ["queued", "processing", "deleted"]
-    store.add(job())
+    add(store)
     assert store.finish("a", token="t", outcome=DONE) is Finished.LOST, "a new job of the same id"
 
 
 def test_a_finish_that_arrives_before_a_cancel_is_heard_wins(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
-    store.client.hset(store.keys("job", "a"), "cancel_requested", "1")
+    raw(store).hset(store.keys("job", "a"), "cancel_requested", "1")
     assert record(store).cancel_requested
     assert store.finish("a", token="t", outcome=DONE) is Finished.STORED
     assert (record(store).status, record(store).cancel_requested) == ("completed", False)
 
 
 def test_an_outcome_that_cannot_be_one_is_refused(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     with pytest.raises(InvalidJobError, match="queued"):
         store.finish("a", token="t", outcome=Outcome(JobStatus.QUEUED))
@@ -570,10 +590,10 @@ def test_an_outcome_that_cannot_be_one_is_refused(store: RedisJobStore) -> None:
 
 
 def test_a_crash_is_counted_and_the_job_is_queued_behind_the_others(store: RedisJobStore) -> None:
-    store.add(job("a", input_paths=["/in/cat.png"]), priority=7)
-    store.add(job("b"), priority=7)
+    add(store, job("a", input_paths=["/in/cat.png"]), priority=7)
+    add(store, job("b"), priority=7)
     start(store)
-    assert crash(store) == Dispatch("a", "probe", 7, 3, 0, ("cat.png",))
+    assert crash(store) == Requeued(RequeueState.QUEUED, Dispatch("a", "probe", 7, 3, 0, ("cat.png",)))
     again = record(store)
     assert (again.status, again.crashes, again.attempt, again.leases_lost) == ("queued", 1, 1, 0)
     (end,) = again.history
@@ -583,10 +603,10 @@ def test_a_crash_is_counted_and_the_job_is_queued_behind_the_others(store: Redis
 
 
 def test_a_job_that_crashes_three_times_ends_in_error_with_its_history(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     for attempt in (1, 2, 3):
         assert start(store, token=f"t{attempt}").attempt == attempt
-        assert (crash(store) is None) is (attempt == 3)
+        assert crash(store).state is (RequeueState.ENDED if attempt == 3 else RequeueState.QUEUED)
     ended = record(store)
     assert (ended.status, ended.crashes) == ("error", 3)
     assert "died 3 times" in (ended.error_message or "")
@@ -596,63 +616,63 @@ def test_a_job_that_crashes_three_times_ends_in_error_with_its_history(store: Re
 
 def test_the_limit_of_crashes_can_be_set(redis_server: EmbeddedRedis, store: RedisJobStore) -> None:
     with RedisJobStore(redis_server.redis_url, max_crashes=1) as strict:
-        strict.add(job())
+        add(strict)
         start(strict)
-        assert crash(strict) is None
+        assert crash(strict) == Requeued(RequeueState.ENDED, None)
         assert record(strict).status == "error"
 
 
 def test_a_release_counts_nothing(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     for attempt in range(1, 6):
         assert start(store, token=f"t{attempt}").attempt == attempt
-        dispatch = store.requeue("a", owner=HERE, cause=RequeueCause.RELEASED, detail="shutdown")
-        assert dispatch is not None
+        answer = store.requeue("a", owner=HERE, cause=RequeueCause.RELEASED, detail="shutdown")
+        assert answer.state is RequeueState.QUEUED
     assert (record(store).status, record(store).crashes, record(store).leases_lost) == ("queued", 0, 0)
 
 
 def test_only_the_owner_that_runs_a_job_can_requeue_it(store: RedisJobStore) -> None:
-    assert crash(store) is None
-    store.add(job())
-    assert crash(store) is None
+    assert crash(store) == Requeued(RequeueState.LOST, None)
+    add(store)
+    assert crash(store) == Requeued(RequeueState.LOST, None)
     start(store)
-    assert crash(store, owner=THERE) is None
-    assert crash(store, owner=Owner("here", 8)) is None
+    assert crash(store, owner=THERE).state is RequeueState.LOST
+    assert crash(store, owner=Owner("here", 8)).state is RequeueState.LOST
     assert (record(store).status, record(store).crashes) == ("processing", 0)
-    assert crash(store) is not None
-    assert crash(store) is None, "nobody runs it any more"
+    assert crash(store).state is RequeueState.QUEUED
+    assert crash(store).state is RequeueState.LOST, "nobody runs it any more"
     assert record(store).crashes == 1
 
 
 def test_a_requeue_whose_reply_is_lost_is_repeated_and_counts_once(store: RedisJobStore, wire: Wire) -> None:
-    store.add(job())
+    add(store)
     start(store)
     wire.lose_replies = 1
-    assert crash(store) == Dispatch("a", "probe", 5, 2, 0, ())
+    assert crash(store) == Requeued(RequeueState.QUEUED, Dispatch("a", "probe", 5, 2, 0, ()))
     assert record(store).crashes == 1
     assert [status for status, _ in events(store)] == ["queued", "processing", "queued"]
 
 
 def test_a_crash_of_a_deleted_job_removes_it(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.delete("a")
-    assert crash(store) is None
-    assert store.client.exists(store.keys("job", "a")) == 0
+    assert crash(store).state is RequeueState.DELETED
+    assert raw(store).exists(store.keys("job", "a")) == 0
     assert events(store)[-1] == ("deleted", 0)
 
 
 def test_a_crash_of_a_job_that_had_to_stop_ends_it_as_cancelled(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
-    store.client.hset(store.keys("job", "a"), "cancel_requested", "1")
-    assert crash(store) is None
+    raw(store).hset(store.keys("job", "a"), "cancel_requested", "1")
+    assert crash(store).state is RequeueState.ENDED
     assert record(store).status == "cancelled"
 
 
 def test_any_detail_of_a_crash_is_kept_on_its_line(store: RedisJobStore) -> None:
     detail = 'two\nlines, "quotes", \\ and schön\x00'
-    store.add(job())
+    add(store)
     for token in ("t1", "t2"):
         start(store, token=token)
         store.requeue("a", owner=HERE, cause=RequeueCause.CRASHED, detail=detail)
@@ -663,7 +683,7 @@ def test_any_detail_of_a_crash_is_kept_on_its_line(store: RedisJobStore) -> None
 
 
 def test_a_queued_job_can_be_changed_by_others(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     assert store.update("a", progress=30, task_output={"x": 1}, error_message="waits")
     changed = record(store)
     assert (changed.status, changed.progress, changed.task_output, changed.error_message) == (
@@ -676,7 +696,7 @@ def test_a_queued_job_can_be_changed_by_others(store: RedisJobStore) -> None:
 
 
 def test_a_queued_job_can_be_ended_by_others(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     assert store.update("a", status=JobStatus.CANCELLED, error_message="not needed")
     ended = record(store)
     assert (ended.status, ended.error_message, ended.attempt) == ("cancelled", "not needed", 0)
@@ -685,14 +705,14 @@ def test_a_queued_job_can_be_ended_by_others(store: RedisJobStore) -> None:
 
 
 def test_an_update_whose_reply_is_lost_still_says_that_it_was_done(store: RedisJobStore, wire: Wire) -> None:
-    store.add(job())
+    add(store)
     wire.lose_replies = 1
     assert store.update("a", status=JobStatus.CANCELLED)
 
 
 def test_a_running_or_deleted_or_absent_job_is_not_changed_by_others(store: RedisJobStore) -> None:
     assert not store.update("a", progress=1)
-    store.add(job())
+    add(store)
     start(store)
     assert not store.update("a", status=JobStatus.ERROR)
     store.delete("a")
@@ -700,28 +720,28 @@ def test_a_running_or_deleted_or_absent_job_is_not_changed_by_others(store: Redi
 
 
 def test_an_update_to_a_status_that_only_a_claim_gives_is_refused(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     with pytest.raises(InvalidJobError, match="processing"):
         store.update("a", status=JobStatus.PROCESSING)
 
 
 def test_a_queued_job_is_deleted_at_once(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     assert store.delete("a")
     assert store.get("a") is None
-    assert store.client.exists(store.keys("job", "a")) == 0
+    assert raw(store).exists(store.keys("job", "a")) == 0
     assert not store.delete("a")
     assert events(store) == [("queued", 0), ("deleted", 0)]
 
 
 def test_a_delete_whose_reply_is_lost_still_says_that_it_was_done(store: RedisJobStore, wire: Wire) -> None:
-    store.add(job())
+    add(store)
     wire.lose_replies = 1
     assert store.delete("a")
 
 
 def test_a_running_job_is_hidden_at_once_and_told_to_stop(store: RedisJobStore) -> None:
-    store.add(job(), created_by="ann")
+    add(store, job(), created_by="ann")
     start(store)
     assert store.delete("a")
     assert store.get("a") is None
@@ -729,11 +749,11 @@ def test_a_running_job_is_hidden_at_once_and_told_to_stop(store: RedisJobStore) 
     assert not store.delete("a")
     assert store.extend("here", [("a", "t")], lease_seconds=30) == [RunState.STOPPING]
     with pytest.raises(DuplicateJobError):
-        store.add(job())
+        add(store)
 
 
 def test_a_job_at_its_end_is_deleted_at_once(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.finish("a", token="t", outcome=DONE)
     assert store.delete("a")
@@ -751,7 +771,7 @@ def test_an_absent_job_is_none(store: RedisJobStore) -> None:
 
 def test_jobs_are_listed_newest_first(store: RedisJobStore) -> None:
     for job_id in "abc":
-        store.add(job(job_id))
+        add(store, job(job_id))
         move_clock(store, 1000)
     assert [found.job_id for found in store.list()] == ["c", "b", "a"]
     assert [found.job_id for found in store.list(limit=2)] == ["c", "b"]
@@ -762,7 +782,7 @@ def test_jobs_are_listed_newest_first(store: RedisJobStore) -> None:
 
 def test_jobs_are_listed_by_status(store: RedisJobStore) -> None:
     for job_id in "abcde":
-        store.add(job(job_id))
+        add(store, job(job_id))
         move_clock(store, 1000)
     for job_id in "abc":
         start(store, job_id)
@@ -783,10 +803,10 @@ def test_jobs_are_listed_by_status(store: RedisJobStore) -> None:
 def test_a_job_that_changes_while_it_is_listed_is_not_shown_as_what_it_was(
     store: RedisJobStore, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    store.add(job())
+    add(store)
     if act == "delete":
         start(store)
-    really = store.client.zrevrangebyscore
+    really = raw(store).zrevrangebyscore
 
     def changed_meanwhile(*arguments: Any, **options: Any) -> Any:
         ids = really(*arguments, **options)
@@ -808,8 +828,8 @@ def test_the_store_keeps_leases(store: RedisJobStore) -> None:
 
 
 ALL_ACTS: dict[str, Callable[[RedisJobStore], object]] = {
-    "add": lambda store: store.add(job("new")),
-    "claim": lambda store: claim(store),
+    "add": lambda store: add(store, job("new")),
+    "claim": lambda store: claim(store, sequence=1),
     "extend": lambda store: store.extend("here", [("a", "t")], lease_seconds=30),
     "report": lambda store: store.report("a", token="t", progress=1),
     "finish": lambda store: store.finish("a", token="t", outcome=DONE),
@@ -825,7 +845,7 @@ ALL_ACTS: dict[str, Callable[[RedisJobStore], object]] = {
 @pytest.mark.parametrize("outcome", [DONE, FAILED, CANCELLED], ids=["completed", "error", "cancelled"])
 @pytest.mark.parametrize("act", ["claim", "extend", "report", "finish", "requeue", "update"])
 def test_a_terminal_state_is_final(store: RedisJobStore, outcome: Outcome, act: str) -> None:
-    store.add(job())
+    add(store)
     start(store)
     store.finish("a", token="t", outcome=outcome)
     before, told = record(store), events(store)
@@ -837,14 +857,14 @@ def test_a_terminal_state_is_final(store: RedisJobStore, outcome: Outcome, act: 
 
 def test_each_change_writes_an_event_that_the_record_names(store: RedisJobStore) -> None:
     def last_event() -> str:
-        ((event_id, fields),) = store.client.xrevrange(store.keys("events"), count=1)
+        ((event_id, fields),) = raw(store).xrevrange(store.keys("events"), count=1)
         assert fields["j"] == "a"
         assert fields.get("c") == "ann"
         return str(event_id)
 
     told = []
     acts: list[Callable[[], object]] = [
-        lambda: store.add(job(), created_by="ann"),
+        lambda: add(store, job(), created_by="ann"),
         lambda: store.update("a", progress=3),
         lambda: start(store),
         lambda: store.report("a", token="t", progress=50),
@@ -873,7 +893,7 @@ def test_each_change_writes_an_event_that_the_record_names(store: RedisJobStore)
 def test_nothing_but_the_permanent_keys_stays_when_all_jobs_are_deleted(store: RedisJobStore) -> None:
     store.bind_broker("redis:0")
     for number, job_id in enumerate("abcdef"):
-        store.add(job(job_id), created_by="ann" if number % 2 else None, priority=number)
+        add(store, job(job_id), created_by="ann" if number % 2 else None, priority=number)
     for job_id in "abcd":
         start(store, job_id)
     store.report("a", token="t", progress=9)
@@ -884,21 +904,22 @@ def test_nothing_but_the_permanent_keys_stays_when_all_jobs_are_deleted(store: R
         assert store.delete(job_id)
     store.finish("a", token="t", outcome=CANCELLED)
     crash(store, "d")
-    permanent = {store.keys(key.function) for key in KEYS if key.lifetime.startswith("for ever")}
-    assert set(store.client.keys()) <= permanent | {store.keys("events")}
+    # Their sizes go by the number of lines, not of jobs.
+    permanent = {"sequences", "seen", "lines", "watched", "meta", "events"}
+    assert set(raw(store).scan_iter()) <= {store.keys(name) for name in permanent}
 
 
 def test_every_key_is_under_the_prefix_and_in_one_slot(redis_server: EmbeddedRedis) -> None:
     with RedisJobStore(redis_server.redis_url, prefix="team.one") as store:
-        store.client.flushall()
-        store.add(job(), created_by="ann")
+        raw(store).flushall()
+        add(store, job(), created_by="ann")
         start(store)
-        assert all(key.startswith("{team.one}:") for key in store.client.keys())
+        assert all(key.startswith("{team.one}:") for key in raw(store).scan_iter())
 
 
 def test_two_prefixes_do_not_see_each_other(redis_server: EmbeddedRedis, store: RedisJobStore) -> None:
     with RedisJobStore(redis_server.redis_url, prefix="other") as other:
-        store.add(job())
+        add(store)
         assert other.get("a") is None
         assert other.list() == []
 
@@ -915,7 +936,7 @@ def test_a_prefix_belongs_to_the_broker_that_was_first(store: RedisJobStore) -> 
 @pytest.mark.parametrize("act", ALL_ACTS)
 def test_no_act_waits_for_a_stopped_server_beyond_its_bound(own_server: EmbeddedRedis, act: str) -> None:
     with RedisJobStore(own_server.redis_url, timeout_seconds=0.1) as store:
-        store.add(job())
+        add(store)
         os.kill(own_server.pid, signal.SIGSTOP)
         begin = time.monotonic()
         with pytest.raises(StoreUnavailableError):
@@ -925,7 +946,7 @@ def test_no_act_waits_for_a_stopped_server_beyond_its_bound(own_server: Embedded
 
 def test_a_server_that_is_gone_is_told_as_unavailable(own_server: EmbeddedRedis) -> None:
     with RedisJobStore(own_server.redis_url) as store:
-        store.add(job())
+        add(store)
         own_server.stop()
         for act in ALL_ACTS.values():
             with pytest.raises(StoreUnavailableError):
@@ -937,52 +958,49 @@ def test_a_server_without_memory_is_told_as_unavailable_and_nothing_changes(
     own_server: EmbeddedRedis, act: str
 ) -> None:
     with RedisJobStore(own_server.redis_url) as store:
-        sequence = store.add(job()).sequence
+        add(store)
         before = record(store)
-        store.client.config_set("maxmemory", "1")
+        raw(store).config_set("maxmemory", "1")
         with pytest.raises(StoreUnavailableError):
-            if act == "claim":
-                claim(store, sequence=sequence)
-            else:
-                ALL_ACTS[act](store)
+            ALL_ACTS[act](store)
         assert record(store) == before
         assert store.get("new") is None
 
 
 def test_a_full_server_lets_jobs_end_and_go(own_server: EmbeddedRedis) -> None:
     with RedisJobStore(own_server.redis_url) as store:
-        store.add(job("a"))
-        store.add(job("b"))
+        add(store, job("a"))
+        add(store, job("b"))
         start(store)
-        store.client.config_set("maxmemory", "1")
+        raw(store).config_set("maxmemory", "1")
         assert store.finish("a", token="t", outcome=DONE) is Finished.STORED
         assert store.delete("a")
         assert store.delete("b")
         assert store.list() == []
 
 
-def test_a_server_that_cannot_write_its_file_is_told_as_unavailable(own_server: EmbeddedRedis) -> None:
+def test_a_server_that_may_not_write_is_told_as_unavailable(own_server: EmbeddedRedis) -> None:
     with RedisJobStore(own_server.redis_url) as store:
-        store.client.config_set("min-replicas-to-write", 1)
+        raw(store).config_set("min-replicas-to-write", 1)
         with pytest.raises(StoreUnavailableError):
-            store.add(job())
+            add(store)
 
 
 def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(store: RedisJobStore) -> None:
-    store.add(job("a"))
-    store.client.script_flush()
-    assert store.add(job("b")).sequence == 2
+    add(store, job("a"))
+    raw(store).script_flush()
+    assert add(store, job("b")).sequence == 2
 
 
 def test_a_forked_child_uses_connections_of_its_own(store: RedisJobStore) -> None:
-    store.add(job())
+    add(store)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         # Whatever happens in the child, the test's process it must not become.
         try:
             started = claim(store, token="child", owner=Owner("here", os.getpid()))
-            os.write(writer, json.dumps([isinstance(started, Claim), store.add(job("b")).sequence]).encode())
+            os.write(writer, json.dumps([isinstance(started, Claim), add(store, job("b")).sequence]).encode())
         finally:
             os._exit(0)
     os.close(writer)

@@ -6,19 +6,26 @@ from typing import Any
 from celery import Celery
 from celery.signals import celeryd_init
 
+from cl_ml_tools.celery_bridge.bootsteps import JobsStep
 from cl_ml_tools.celery_bridge.installation import Installation, installations
-from cl_ml_tools.celery_bridge.keeper import KeeperStep
 from cl_ml_tools.celery_bridge.queues import job_queue, queue_name
 from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
+from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.registry import installed_task_types
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+from cl_ml_tools.stores.redis_recovery import RedisRecovery
 
 TASK_MODULE = "cl_ml_tools.celery_bridge.task"
 
 
 def install(
-    app: Celery, store: RedisJobStore, *, settings: Settings | None = None, consume: bool = False
+    app: Celery,
+    store: RedisJobStore,
+    *,
+    storage: FileStorage | None = None,
+    settings: Settings | None = None,
+    consume: bool = False,
 ) -> CeleryJobRepository:
     """Let the app's workers run jobs, and return the repository that submits to them.
 
@@ -28,14 +35,24 @@ def install(
     Args:
         app: any Celery app.
         store: the record of jobs.
-        settings: leases and progress; from the environment unless given.
+        storage: where the jobs' files are; workers then remove the files of jobs that are deleted or have
+            been kept long enough.
+        settings: leases, limits and progress; from the environment unless given.
         consume: whether the app's workers take the queues of the task types installed on their node. With
             False they do so only for the queues that ``-Q`` names (``cl_ml_tools.<task_type>``).
     """
     repository = CeleryJobRepository(app, store)
-    installation = Installation(store, repository, settings or Settings.from_environment(), consume)
+    settings = settings or Settings.from_environment()
+    recovery = RedisRecovery(
+        store,
+        lease_seconds=settings.lease_seconds,
+        max_leases_lost=settings.max_leases_lost,
+        lost_message_seconds=settings.lost_message_seconds,
+        retention_days=settings.retention_days,
+    )
+    installation = Installation(store, repository, recovery, settings, storage, consume)
     installations[app] = installation
-    app.steps["worker"].add(KeeperStep)
+    app.steps["worker"].add(JobsStep)
     if app.configured:
         _include_task_module(app)
     else:

@@ -1,5 +1,6 @@
 """What is installed on which Celery app, in this process."""
 
+import logging
 import os
 import weakref
 from dataclasses import dataclass, field
@@ -8,11 +9,15 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
+from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+from cl_ml_tools.stores.redis_recovery import RedisRecovery
 
 if TYPE_CHECKING:
-    from cl_ml_tools.celery_bridge.keeper import Keeper
+    from cl_ml_tools.celery_bridge.attendant import Attendant
+
+logger = logging.getLogger(__name__)
 
 NODE_VARIABLE = "_CL_ML_TOOLS_NODE"
 """Carries the node's id from a worker's main process to its pool processes, forked or spawned."""
@@ -25,21 +30,34 @@ class Installation:
     Attributes:
         store: the record of its jobs.
         repository: what submits to it.
-        settings: leases and progress.
+        recovery: finds its jobs that nobody looks after.
+        settings: leases, limits and progress.
+        storage: where the jobs' files are, or None when workers do not remove any.
         consume: whether workers take the queues of their task types without being asked by ``-Q``.
-        keeper: in a worker's main process, who keeps the leases.
+        attendant: in a worker's main process, who settles runs that ended badly.
     """
 
     store: RedisJobStore
     repository: CeleryJobRepository
+    recovery: RedisRecovery
     settings: Settings
+    storage: FileStorage | None
     consume: bool
-    keeper: "Keeper | None" = field(default=None)
+    attendant: "Attendant | None" = field(default=None)
 
     @property
     def node(self) -> str:
         """The id of this worker's start."""
         return os.environ[NODE_VARIABLE]
+
+    def clean_up(self, job_id: str) -> None:
+        """Remove the files of a job whose record is gone; a failure is logged, the sweep takes them later."""
+        if self.storage is None:
+            return
+        try:
+            self.storage.cleanup_job(job_id)
+        except OSError:
+            logger.exception("job %s: its files could not be removed", job_id)
 
 
 installations: "weakref.WeakKeyDictionary[Celery, Installation]" = weakref.WeakKeyDictionary()

@@ -97,7 +97,7 @@ class CeleryJobRepository:
         dispatch = self.store.add(
             job, created_by=created_by, priority=priority, not_before=not_before, expires=expires
         )
-        if dispatch is not None:
+        if dispatch.sequence:
             self.send(dispatch)
         return job.job_id
 

@@ -1,16 +1,23 @@
 """What a worker's main process sees of each delivery."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import Terminated, WorkerLostError
 from celery.worker.request import Request
 
 from cl_ml_tools.celery_bridge.installation import installations
 
+if TYPE_CHECKING:
+    from cl_ml_tools.celery_bridge.attendant import Attendant
+
 
 class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
-    """A delivery of a job's message: tells the keeper when the process that ran it has died."""
+    """A delivery of a job's message: tells the node's attendant of every end that the task itself cannot see.
+
+    Celery's own handlers (``Task.on_failure`` and the signals) do not run for all of them, and do not say
+    which process it was.
+    """
 
     @property
     def job_id(self) -> str:
@@ -18,14 +25,40 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
         return str(self.args[0])
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Called in the main process when the task failed; a dead pool process is such a failure."""
+        """The task failed; a pool process that died or was told to end is such a failure."""
         exception = exc_info.exception
         if isinstance(exception, ExceptionWithTraceback):
             exception = exception.exc
         handled = super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-        # A plugin's sys.exit() reaches this method as SystemExit; Celery too counts the process as lost.
-        if isinstance(exception, WorkerLostError | SystemExit) and self.worker_pid is not None:
-            installation = installations.get(self.app)
-            if installation is not None and installation.keeper is not None:
-                installation.keeper.crashed(self.job_id, self.worker_pid, str(exception))
+        attendant, process = self._attendant, self.worker_pid
+        if attendant is None or process is None or self._already_cancelled:
+            return handled
+        if isinstance(exception, Terminated):
+            attendant.revoked(self.job_id, process)
+        # A pool process that is told to exit reaches this method as SystemExit.
+        elif isinstance(exception, WorkerLostError | SystemExit):
+            attendant.crashed(self.job_id, process, str(exception))
         return handled
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A time limit has passed; at the hard one the pool process is killed."""
+        super().on_timeout(soft, timeout)
+        if not soft and self._attendant is not None and self.worker_pid is not None:
+            self._attendant.timed_out(self.job_id, self.worker_pid, timeout)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery ends the run, in a cold or soft shutdown: the job is given back at once."""
+        super().cancel(pool, signal=signal, emit_retry=emit_retry)
+        if self._attendant is not None and self.worker_pid is not None:
+            # At once and in this thread: the process is about to end.
+            self._attendant.release(self.job_id, self.worker_pid)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        super()._announce_revoked(reason, terminated, signum, expired)
+        if self._attendant is not None:
+            self._attendant.revoked(self.job_id, self.worker_pid)
+
+    @property
+    def _attendant(self) -> "Attendant | None":
+        installation = installations.get(self.app)
+        return None if installation is None else installation.attendant

@@ -9,14 +9,25 @@ import os
 import secrets
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from celery import Celery, Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import celery_task_name
+from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.compute_module import ComputeModule
-from cl_ml_tools.common.job_leases import Owner, Refusal
-from cl_ml_tools.execution import Execution, LeasedRun, run_on_thread_loop
+from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal
+from cl_ml_tools.execution import (
+    Execution,
+    LeasedRun,
+    RetryLater,
+    finish,
+    limits_of,
+    patiently,
+    retry_later,
+    run_on_thread_loop,
+)
 from cl_ml_tools.registry import load_tasks
 
 logger = logging.getLogger(__name__)
@@ -45,38 +56,79 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
 
 
 def run_job(self: JobTask, job_id: str, sequence: int) -> str:
-    """Claim the job, run it and store its outcome; returns the status that was stored.
+    """Claim the job, run it and store its outcome; returns how it ended.
 
     Raises:
         Ignore: the claim is refused, or was lost; recovery brings a job back, not the broker.
     """
     installation = self.installation
-    store = installation.store
-    settings = installation.settings
-    claim = store.claim(
+    store, settings = installation.store, installation.settings
+    owner = Owner(installation.node, os.getpid())
+    token = secrets.token_hex(8)
+    # Under one token: a claim that a hung server executes late is found again, not counted as lost.
+    claim = patiently(
         job_id,
-        token=secrets.token_hex(8),
-        owner=Owner(installation.node, os.getpid()),
-        sequence=sequence,
-        lease_seconds=settings.lease_seconds,
+        lambda: store.claim(
+            job_id, token=token, owner=owner, sequence=sequence, lease_seconds=settings.lease_seconds
+        ),
     )
     if isinstance(claim, Refusal):
         logger.info("job %s is not started: %s", job_id, claim)
         raise Ignore
+    # Only prefork keeps Celery's limits; there they reach a plugin that neither awaits nor reports, too.
+    in_pool_process = _is_pool_process()
+    limits = limits_of(
+        self.compute_module, settings, soft_errors=(SoftTimeLimitExceeded,) if in_pool_process else ()
+    )
     monitored = LeasedRun(
         store,
         job_id=job_id,
-        token=claim.token,
-        node=installation.node,
+        token=token,
+        owner=owner,
         lease_seconds=settings.lease_seconds,
         progress_interval_seconds=settings.progress_interval_seconds,
+        time_limit=None if in_pool_process else limits.hard,
     )
-    with Execution(self.compute_module, claim, store, monitored) as execution:
-        outcome = run_on_thread_loop(execution.run())
-        if outcome is None:
+    with Execution(
+        self.compute_module, claim, monitored, limits=limits, is_process_ending=terminate_handler_fired
+    ) as execution:
+        ended = run_on_thread_loop(execution.run())
+        if ended is None:
             raise Ignore
-        execution.finish(outcome)
+        if isinstance(ended, RetryLater):
+            return str(retry_later(claim, ended, store, owner).state)
+        return _finish(installation, claim, ended, monitored)
+
+
+def _finish(installation: Installation, claim: Claim, outcome: Outcome, monitored: LeasedRun) -> str:
+    job_id = claim.job.job_id
+    spool = OutcomeSpool.of_this_node()
+    has_waited = False
+
+    def keep() -> None:
+        nonlocal has_waited
+        has_waited = True
+        spool.put(claim, outcome)
+
+    while True:
+        try:
+            finished = finish(claim, outcome, installation.store, monitored, keep)
+            break
+        except SoftTimeLimitExceeded:
+            # The job is done; that its outcome has to wait is not its fault.
+            logger.info("job %s: its soft time limit passed while its outcome waits for the store", job_id)
+    if has_waited:
+        spool.remove(job_id)
+    if finished is Finished.DELETED:
+        installation.clean_up(job_id)
     return str(outcome.status)
+
+
+def _is_pool_process() -> bool:
+    """Whether this is a process of a prefork pool, and not a worker's main process."""
+    from billiard.process import current_process
+
+    return type(current_process()).__name__ != "_MainProcess"
 
 
 def register_tasks(app: Celery, installation: Installation) -> None:
@@ -86,7 +138,13 @@ def register_tasks(app: Celery, installation: Installation) -> None:
         PluginLoadError: a plugin cannot be loaded.
     """
     for task_type, module in load_tasks().items():
-        options: dict[str, Any] = {"compute_module": module, "installation": installation}
+        limits = limits_of(module, installation.settings)
+        options: dict[str, Any] = {
+            "compute_module": module,
+            "installation": installation,
+            "soft_time_limit": limits.soft,
+            "time_limit": limits.hard,
+        }
         app.task(
             run_job,
             name=celery_task_name(task_type),

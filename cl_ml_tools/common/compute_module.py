@@ -16,7 +16,31 @@ ParamsT = TypeVar("ParamsT", bound=BaseJobParams, default=Any)
 
 
 class ComputeModule(ABC, Generic[ParamsT]):
-    """One task type. An instance is made per process and serves many jobs, so it holds models, not jobs."""
+    """One task type. An instance is made per process and serves many jobs, so it holds models, not jobs.
+
+    The attributes have Celery's names and meanings; times are in seconds.
+
+    Attributes:
+        soft_time_limit: when a run is told to clean up; None takes the setting.
+        time_limit: when a run is ended; None takes the setting.
+        autoretry_for: exceptions that are worth another try. All others are final.
+        dont_autoretry_for: exceptions among those that are final all the same.
+        max_retries: how many tries follow the first one.
+        default_retry_delay: how long the next try waits when there is no backoff.
+        retry_backoff: True or a factor: the next try waits factor * 2**n, n = 0, 1, ... (True is 1).
+        retry_backoff_max: upper bound of that wait.
+        retry_jitter: whether that wait is drawn at random between 0 and its value.
+    """
+
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    autoretry_for: tuple[type[Exception], ...] = ()
+    dont_autoretry_for: tuple[type[Exception], ...] = ()
+    max_retries: int = 3
+    default_retry_delay: float = 180.0
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
 
     @property
     @abstractmethod

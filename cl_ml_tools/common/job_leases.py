@@ -34,7 +34,8 @@ class Dispatch:
         job_id: the job.
         task_type: selects the queue.
         priority: 0 to 10, higher is more urgent.
-        sequence: the send's number in its line (the jobs of one queue and priority), increasing.
+        sequence: the send's number in its line (the jobs of one queue and priority), from 1. 0: not to be
+            sent yet, recovery does so when the job is due.
         retries: how often a person asked for another try; part of the Celery task's id.
         file_names: names of the inputs, for people who watch.
     """

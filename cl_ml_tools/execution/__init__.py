@@ -1,7 +1,21 @@
 """One job: validate, run under its lease, report, finish once."""
 
 from cl_ml_tools.execution.event_loop import run_on_thread_loop
+from cl_ml_tools.execution.finishing import finish, patiently, retry_later
+from cl_ml_tools.execution.limits import RetryLater, TimeLimits, limits_of
 from cl_ml_tools.execution.monitor import LeasedRun, RunMonitor, read_percent
 from cl_ml_tools.execution.run import Execution
 
-__all__ = ["Execution", "LeasedRun", "RunMonitor", "read_percent", "run_on_thread_loop"]
+__all__ = [
+    "Execution",
+    "LeasedRun",
+    "RetryLater",
+    "RunMonitor",
+    "TimeLimits",
+    "finish",
+    "limits_of",
+    "patiently",
+    "read_percent",
+    "retry_later",
+    "run_on_thread_loop",
+]

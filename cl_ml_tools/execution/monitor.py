@@ -1,13 +1,14 @@
 """The thread beside running jobs: writes their progress, extends their leases, hears of cancels."""
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, Self
 
-from cl_ml_tools.common.job_leases import JobLeases, RunState
+from cl_ml_tools.common.job_leases import JobLeases, Owner, RequeueCause, RunState
 from cl_ml_tools.errors import JobStopped, StoreUnavailableError
 from cl_ml_tools.fork_gate import ForkGate
 
@@ -39,6 +40,10 @@ class RunMonitor(Protocol):
         """Write the last progress now, if it is not written yet."""
         ...
 
+    def stop_timing(self) -> None:
+        """Watch no time limit from now on."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -51,9 +56,11 @@ class LeasedRun:
         leases: the store of its lease.
         job_id: the job.
         token: the claim's token.
-        node: the owner's node.
+        owner: who runs it.
         lease_seconds: how long each extension lasts; extended every third of it.
         progress_interval_seconds: shortest time between two writes of progress.
+        time_limit: after so many seconds the job is ended in ``error``, whatever the run does; None when
+            somebody else watches it.
 
     Attributes:
         stop_state, on_stop: see `RunMonitor`.
@@ -65,14 +72,15 @@ class LeasedRun:
         *,
         job_id: str,
         token: str,
-        node: str,
+        owner: Owner,
         lease_seconds: float,
         progress_interval_seconds: float,
+        time_limit: float | None = None,
     ) -> None:
         self._leases = leases
         self._job_id = job_id
         self._token = token
-        self._node = node
+        self._owner = owner
         self._lease_seconds = lease_seconds
         self._interval = progress_interval_seconds
         self._progress = 0
@@ -80,6 +88,8 @@ class LeasedRun:
         self._ended = False
         self._next_write = 0.0
         self._next_extend = time.monotonic() + lease_seconds / 3
+        self._time_limit = time_limit
+        self._time_out_at = math.inf if time_limit is None else time.monotonic() + time_limit
         self.stop_state: RunState | None = None
         self.on_stop: Callable[[], None] = lambda: None
 
@@ -122,15 +132,19 @@ class LeasedRun:
     def due(self) -> float:
         """When (``time.monotonic``) the monitor has something to do for this run."""
         waiting = self._progress > self._written and self.stop_state is not RunState.LOST
-        return min(self._next_extend, self._next_write) if waiting else self._next_extend
+        due = min(self._next_extend, self._time_out_at)
+        return min(due, self._next_write) if waiting else due
 
     def serve(self) -> None:
         """Do what is due. Called by the monitor's thread only."""
         now = time.monotonic()
         try:
+            if now >= self._time_out_at:
+                self._time_out()
+                return
             if now >= self._next_extend:
                 (state,) = self._leases.extend(
-                    self._node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
+                    self._owner.node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
                 )
                 self._next_extend = now + self._lease_seconds / 3
                 self._hear(state)
@@ -140,9 +154,26 @@ class LeasedRun:
         except Exception as error:
             self._next_extend = max(self._next_extend, now + RETRY_SECONDS)
             self._next_write = now + RETRY_SECONDS
+            self._time_out_at = max(self._time_out_at, now + RETRY_SECONDS)
             if not isinstance(error, StoreUnavailableError):
                 raise
             logger.warning("job %s cannot reach its record, trying again: %s", self._job_id, error)
+
+    def stop_timing(self) -> None:
+        """The plugin is done: what is left to do does not count."""
+        self._time_out_at = math.inf
+
+    def _time_out(self) -> None:
+        self._leases.requeue(
+            self._job_id,
+            owner=self._owner,
+            cause=RequeueCause.TIMED_OUT,
+            detail=f"stopped at its time limit of {self._time_limit:g} s",
+            token=self._token,
+        )
+        # The job is at its end. Its lease is let go; code that neither awaits nor reports goes on unheard.
+        self._time_out_at = self._next_extend = math.inf
+        self._hear(RunState.LOST)
 
     def _hear(self, state: RunState) -> None:
         if state in (RunState.STOPPING, RunState.LOST) and self.stop_state is None and not self._ended:

@@ -5,21 +5,19 @@ import inspect
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
 from cl_ml_tools.common.compute_module import ComputeModule
-from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, OutcomeStore, RunState
+from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
 from cl_ml_tools.common.schemas import JobStatus
-from cl_ml_tools.errors import JobStopped, StoreUnavailableError
+from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
 
 logger = logging.getLogger(__name__)
-
-OUTCOME_PATIENCE_SECONDS = 3600.0
-"""How long an outcome waits for a store that is away; after that recovery decides about the job."""
 
 
 class PluginError(Exception):
@@ -27,24 +25,32 @@ class PluginError(Exception):
 
 
 class Execution:
-    """One run of a claimed job: ``with`` keeps its lease, `run` does it, `finish` stores the outcome.
+    """One run of a claimed job: ``with`` keeps its lease, `run` does it.
 
     Args:
         module: the task.
         claim: the claim to run under.
-        leases: the store that gave it.
         monitored: writes its progress and keeps its lease.
+        limits: how long it may take.
+        is_process_ending: whether a ``SystemExit`` is the end of the process, not the plugin's doing.
     """
 
     def __init__(
-        self, module: ComputeModule, claim: Claim, leases: OutcomeStore, monitored: RunMonitor
+        self,
+        module: ComputeModule,
+        claim: Claim,
+        monitored: RunMonitor,
+        *,
+        limits: TimeLimits,
+        is_process_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._module = module
         self._claim = claim
-        self._leases = leases
+        self._monitored = monitored
+        self._limits = limits
+        self._is_process_ending = is_process_ending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._monitored = monitored
         monitored.on_stop = self._cancel_task
 
     def __enter__(self) -> Self:
@@ -54,11 +60,11 @@ class Execution:
     def __exit__(self, *_: object) -> None:
         self._monitored.__exit__()
 
-    async def run(self) -> Outcome | None:
+    async def run(self) -> Outcome | RetryLater | None:
         """Do the job; returns its outcome, or None when the claim was lost and nothing may be stored.
 
-        An exception of the plugin is an outcome. What breaks the run from outside (a cancellation that is
-        not the job's, ``SystemExit``) goes up, after the attempt's files are removed.
+        Whatever the plugin raises is an outcome. What breaks the run from outside (a cancellation that is
+        not the job's, the end of the process) goes up, after the attempt's files are removed.
         """
         job = self._claim.job
         self._loop = asyncio.get_running_loop()
@@ -69,70 +75,64 @@ class Execution:
             task_output = await self._run_plugin(outputs)
             if self._monitored.stop_state is not None:
                 return self._stopped()
+            self._monitored.stop_timing()
             outputs.commit()
-        except asyncio.CancelledError:
-            if self._monitored.stop_state is not None:
-                return self._stopped()
-            if self._task is not None and self._task.cancelling():
-                raise
-            return self._failed("CancelledError: the plugin awaited something that was cancelled")
-        except ValidationError as error:
-            return self._failed(f"invalid parameters: {_name_fields(error)}")
-        except PluginError as error:
-            return self._failed(str(error))
-        except (Exception, JobStopped, BaseExceptionGroup) as error:
-            # JobStopped comes in a group when the plugin reported from a task of its own asyncio.TaskGroup.
-            if self._monitored.stop_state is not None:
-                return self._stopped()
-            logger.exception("job %s (%s) failed", job.job_id, job.task_type)
-            return self._failed(str(outputs.real(f"{type(error).__name__}: {error}")))
+        except BaseException as error:
+            return self._outcome_of(error, outputs)
         finally:
+            self._monitored.stop_timing()
             self._task = None
             outputs.discard()
-        logger.info(
-            "job %s (%s) done in %.3f s",
-            job.job_id,
-            job.task_type,
-            time.monotonic() - start,
-        )
+        logger.info("job %s (%s) done in %.3f s", job.job_id, job.task_type, time.monotonic() - start)
         return Outcome(JobStatus.COMPLETED, task_output=task_output)
-
-    def finish(self, outcome: Outcome) -> Finished | None:
-        """Store the outcome, waiting for a store that is away; None when patience ended first.
-
-        Blocks; the lease is extended meanwhile.
-        """
-        job_id = self._claim.job.job_id
-        give_up_at = time.monotonic() + OUTCOME_PATIENCE_SECONDS
-        pause = 0.1
-        while True:
-            try:
-                if outcome.status is not JobStatus.COMPLETED:
-                    self._monitored.flush()
-                finished = self._leases.finish(job_id, token=self._claim.token, outcome=outcome)
-                break
-            except StoreUnavailableError as error:
-                if time.monotonic() > give_up_at:
-                    logger.exception("job %s: its outcome could not be stored, given up", job_id)
-                    return None
-                logger.warning("job %s: its outcome waits for the store: %s", job_id, error)
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
-        if finished is Finished.LOST:
-            logger.warning("job %s: another claim has taken it over, this outcome is dropped", job_id)
-        return finished
 
     async def _run_plugin(self, outputs: AttemptOutputs) -> dict[str, Any]:
         job = self._claim.job
         outputs.prepare()
         moved = {**job.params, "output_paths": outputs.paths} if outputs.paths else job.params
         params = self._module.get_schema().model_validate(moved)
-        result = self._module.execute(
-            job.model_copy(update={"params": moved}), params, self._monitored.report
-        )
-        returned = await result if inspect.isawaitable(result) else result
-        task_output = _read_result(returned)
-        return dict(outputs.real(task_output))
+        own_limit = None if self._limits.are_watched_elsewhere else self._limits.soft or self._limits.hard
+        timeout = asyncio.timeout(own_limit)
+        try:
+            async with timeout:
+                result = self._module.execute(
+                    job.model_copy(update={"params": moved}), params, self._monitored.report
+                )
+                returned = await result if inspect.isawaitable(result) else result
+        except TimeoutError as error:
+            if timeout.expired():
+                raise _OwnLimitError from error
+            raise
+        return dict(outputs.real(_read_result(returned)))
+
+    def _outcome_of(self, error: BaseException, outputs: AttemptOutputs) -> Outcome | RetryLater | None:
+        """What the run ends with after ``error``, which goes up when it is not the plugin's."""
+        job = self._claim.job
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise error
+        # WorkerShutdown and its like are SystemExits of Celery's.
+        if isinstance(error, SystemExit) and (type(error) is not SystemExit or self._is_process_ending()):
+            raise error
+        if self._monitored.stop_state is not None:
+            return self._stopped()
+        if isinstance(error, asyncio.CancelledError):
+            if self._task is not None and self._task.cancelling():
+                raise error
+            return self._failed("CancelledError: the plugin awaited something that was cancelled")
+        if isinstance(error, self._limits.soft_errors):
+            return self._failed(f"stopped at its soft time limit of {self._limits.soft:g} s")
+        if isinstance(error, _OwnLimitError):
+            kind, seconds = (
+                ("soft time", self._limits.soft) if self._limits.soft else ("time", self._limits.hard)
+            )
+            return self._failed(f"stopped at its {kind} limit of {seconds:g} s")
+        if isinstance(error, ValidationError) and error.title == self._module.get_schema().__name__:
+            return self._failed(f"invalid parameters: {_name_fields(error)}")
+        if isinstance(error, PluginError):
+            return self._failed(str(outputs.real(str(error))))
+        detail = str(outputs.real(f"{type(error).__name__}: {error}"))
+        logger.error("job %s (%s) failed", job.job_id, job.task_type, exc_info=error)
+        return retry_for(self._module, job, error, detail) or self._failed(detail)
 
     def _cancel_task(self) -> None:
         loop, task = self._loop, self._task
@@ -142,7 +142,7 @@ class Execution:
     def _stopped(self) -> Outcome | None:
         job_id = self._claim.job.job_id
         if self._monitored.stop_state is RunState.LOST:
-            logger.warning("job %s: another claim has taken it over, this run stops", job_id)
+            logger.warning("job %s: its claim has ended, this run stops", job_id)
             return None
         return Outcome(JobStatus.CANCELLED, error_message="cancelled while it ran")
 
@@ -150,6 +150,10 @@ class Execution:
         job = self._claim.job
         logger.info("job %s (%s) ends in error: %s", job.job_id, job.task_type, message)
         return Outcome(JobStatus.ERROR, error_message=message)
+
+
+class _OwnLimitError(Exception):
+    """The run has reached a limit that it watches itself."""
 
 
 def _output_paths(params: dict[str, Any]) -> list[str]:

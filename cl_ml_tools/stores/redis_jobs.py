@@ -119,8 +119,8 @@ class RedisJobStore:
         priority: int | None = None,
         not_before: datetime | None = None,
         expires: datetime | None = None,
-    ) -> Dispatch | None:
-        """Accept a job; the caller sends the answer's message. None: recovery sends it at ``not_before``.
+    ) -> Dispatch:
+        """Accept a job; the caller sends the answer's message, unless its sequence is 0.
 
         A command that a hung server executes after the caller gave up is refused by its deadline.
 
@@ -167,8 +167,6 @@ class RedisJobStore:
             raise DuplicateJobError(f"there is a job {job.job_id!r} already")
         if answer == "late":
             raise SubmissionTooLateError("Redis answered too late; the job was not accepted")
-        if sequence == 0:
-            return None
         return Dispatch(job.job_id, job.task_type, level, sequence, 0, file_names(job.params))
 
     def claim(

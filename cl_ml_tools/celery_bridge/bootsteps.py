@@ -1,0 +1,55 @@
+"""What is started with a worker's main process."""
+
+import logging
+import os
+import secrets
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import ImproperlyConfigured
+
+from cl_ml_tools.celery_bridge.attendant import Attendant
+from cl_ml_tools.celery_bridge.installation import NODE_VARIABLE, installations
+from cl_ml_tools.celery_bridge.keeper import Keeper
+from cl_ml_tools.celery_bridge.spool import OutcomeSpool
+from cl_ml_tools.errors import StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Gives the worker its node id before its pool starts; starts its keeper and its attendant."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        pool = parent.pool_cls.__module__.rsplit(".", 1)[-1]
+        if pool in ("gevent", "eventlet"):
+            raise ImproperlyConfigured(
+                f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
+                "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
+            )
+        self._installation = installations[parent.app]
+        os.environ[NODE_VARIABLE] = f"{parent.hostname}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._spool = OutcomeSpool.create()
+
+    def start(self, parent: Any) -> None:
+        """Check that the record belongs to this broker, then begin.
+
+        Raises:
+            StoreMismatchError: it belongs to another; the worker does not start.
+        """
+        installation = self._installation
+        try:
+            installation.repository.check_broker()
+        except StoreUnavailableError as error:
+            logger.warning("starting although the record cannot be reached: %s", error)
+        installation.attendant = Attendant(installation, self._spool)
+        installation.attendant.start()
+        Keeper(installation).start()
+
+    def stop(self, parent: Any) -> None:
+        """Nothing: called at the beginning of a warm shutdown, while jobs still run."""
+
+    def terminate(self, parent: Any) -> None:
+        """Called at the end of a shutdown."""
+        self._spool.close()
