@@ -49,7 +49,3 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
 
     def stop(self, parent: Any) -> None:
         """Nothing: called at the beginning of a warm shutdown, while jobs still run."""
-
-    def terminate(self, parent: Any) -> None:
-        """Called at the end of a shutdown."""
-        self._spool.close()

@@ -6,6 +6,7 @@ Its main process then finds the outcome here, and stores it instead of counting 
 
 import json
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SPOOL_VARIABLE = "_CL_ML_TOOLS_SPOOL"
 
 
 class OutcomeSpool:
-    """A directory of one node with a file for each waiting outcome."""
+    """A directory of one node with a file for each waiting outcome; it is there only while one waits."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -30,12 +31,14 @@ class OutcomeSpool:
     @classmethod
     def create(cls) -> "OutcomeSpool":
         """A new spool, made known to the processes that this one starts."""
-        directory = tempfile.mkdtemp(prefix="cl_ml_tools-outcomes-")
-        os.environ[SPOOL_VARIABLE] = directory
-        return cls(Path(directory))
+        directory = Path(tempfile.gettempdir()) / f"cl_ml_tools-outcomes-{secrets.token_hex(8)}"
+        os.environ[SPOOL_VARIABLE] = str(directory)
+        return cls(directory)
 
     def put(self, claim: Claim, outcome: Outcome) -> None:
         """Keep an outcome."""
+        # Private: who can write here decides outcomes.
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         path = self._path(claim.job.job_id)
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(
@@ -54,12 +57,9 @@ class OutcomeSpool:
     def remove(self, job_id: str) -> None:
         """Forget a job's outcome; harmless when there is none."""
         self._path(job_id).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Remove the directory if nothing waits in it."""
         try:
             self._directory.rmdir()
-        except OSError:
+        except OSError:  # others wait in it, or it is gone
             return
 
     def _path(self, job_id: str) -> Path:

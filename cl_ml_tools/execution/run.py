@@ -77,7 +77,7 @@ class Execution:
                 return self._stopped()
             self._monitored.stop_timing()
             outputs.commit()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what is not the plugin's goes up from there
             return self._outcome_of(error, outputs)
         finally:
             self._monitored.stop_timing()
