@@ -77,13 +77,14 @@ def run_stack(port: int) -> None:
         try:
             _start(stack)
             jobs = f"{stack.url}/api/jobs"
+            form = " ".join(f"-F {name}={value}" for name, value in _FIELDS["image_resize"].items())
             lines = {
                 "API": f"{stack.url}/api",
                 "Docs": f"{stack.url}/docs",
                 "Redis": without_password(stack.redis_url),
                 "Files": str(stack.storage_dir),
                 "Logs": "  ".join(map(str, stack.logs)),
-                "Upload": f"curl -F file=@photo.jpg -F width=400 -F height=400 -F maintain_aspect_ratio=true {jobs}/image_resize",
+                "Upload": f"curl -F file=@photo.jpg {form} {jobs}/image_resize",
                 "Follow": f"curl -N {jobs}/JOB_ID/events",
             }
             click.echo("\n".join(f"{name:<8}{text}" for name, text in lines.items()))

@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import iter_route_contexts
+from starlette.datastructures import UploadFile
 
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.errors import PluginLoadError
+from cl_ml_tools.file_names import safe_file_name
 from cl_ml_tools.http_errors import ERROR_TRANSLATION
 from cl_ml_tools.registry import RoutePlugin, installed_route_names, load_route_plugins
 
@@ -22,7 +24,8 @@ def create_master_router(
     """Make a router with the routes of every installed plugin; no task is imported for it.
 
     Errors of this package that a route raises are answered as `cl_ml_tools.http_errors` says, whoever
-    wrote the route.
+    wrote the route. The names of uploads are made safe before a route sees them, as
+    `cl_ml_tools.file_names.safe_file_name` says: routes make paths of them.
 
     Args:
         repository: takes the jobs; any `JobRepository`.
@@ -43,13 +46,22 @@ def create_master_router(
                     f"Two plugins answer {method} {path}: {owner.origin}, and {plugin.origin}. "
                     f"Uninstall one of them, or give one another path."
                 )
-        master.include_router(router, dependencies=[ERROR_TRANSLATION])
+        master.include_router(router, dependencies=[ERROR_TRANSLATION, Depends(_make_file_names_safe)])
     return master
 
 
 def get_available_plugins() -> list[str]:
     """Name the plugins whose routes `create_master_router` mounts, sorted. None is imported for it."""
     return installed_route_names()
+
+
+async def _make_file_names_safe(request: Request) -> None:
+    # The form that FastAPI has parsed for the route. `request.form()` would parse it here, and take the body
+    # away from a route that reads it as a stream.
+    form = request._form
+    for _, value in form.multi_items() if form is not None else ():
+        if isinstance(value, UploadFile):
+            value.filename = safe_file_name(value.filename)
 
 
 def _router_of(

@@ -14,8 +14,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from harness import PROBE_PLUGINS, Environment, Process, free_port, wait_until
 from PIL import Image, ImageChops
+from plain_implementations import MemoryRepository, install_distribution
+
+from cl_ml_tools.master import create_master_router
+from cl_ml_tools.stores.local_files import LocalFileStorage
 
 README = (Path(__file__).parent / "contract" / "README-0.2.0.md").read_text()
 
@@ -240,15 +246,59 @@ def test_a_hostile_file_name_leads_nowhere_through_its_route(
 ) -> None:
     master = start_master(PYTHONPATH=str(plugin_site))
     start_worker("-c", "1", PYTHONPATH=str(plugin_site))
-    names = ["../../evil.png", "../../../../evil.png", "/../../../../../evil.png", "..\\..\\evil.png", ".png"]
+    names = [
+        "../../evil.png",
+        "../../../../evil.png",
+        "/../../../../../evil.png",
+        "..\\..\\evil.png",
+        "a/b/cat.png",
+    ]
     before = set(tmp_path.rglob("*"))
     ids = [upload(master.url, "watermark", {"watermark_text": "x"}, name) for name in names]
     jobs = [ended(master.url, job_id) for job_id in ids]
     assert {job["status"] for job in jobs} == {"completed"}
     new = [path for path in set(tmp_path.rglob("*")) - before if path.is_file()]
     kept = {job_id: tmp_path / "media" / "jobs" / job_id for job_id in ids}
-    assert len(new) == 2 * len(names)
-    for job_id, directory in kept.items():
-        inputs, outputs = list((directory / "input").iterdir()), list((directory / "output").iterdir())
-        assert len(inputs) == len(outputs) == 1, job_id
-        assert outputs[0].name == f"watermarked_{inputs[0].name}"
+    expected = [
+        directory / part
+        for directory, name in zip(kept.values(), ["evil.png"] * 4 + ["cat.png"], strict=True)
+        for part in (f"input/{name}", f"output/watermarked_{name}")
+    ]
+    assert sorted(new) == sorted(expected)
+    assert all(len(list((directory / "output").iterdir())) == 1 for directory in kept.values())
+
+
+STREAMING_ROUTES = """
+from fastapi import APIRouter, Request, UploadFile
+
+def create_router(*given):
+    router = APIRouter()
+
+    @router.post("/stream")
+    async def stream(request: Request):
+        return {"bytes": sum([len(chunk) async for chunk in request.stream()])}
+
+    @router.post("/names")
+    async def names(one: UploadFile, more: list[UploadFile]):
+        return [one.filename, *(file.filename for file in more)]
+
+    return router
+"""
+
+
+def test_every_uploads_name_is_safe_for_a_strangers_route_and_a_stream_stays_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_distribution(
+        monkeypatch,
+        tmp_path / "site",
+        "streaming",
+        routes={"streaming": "streaming_routes:create_router"},
+        modules={"streaming_routes": STREAMING_ROUTES},
+    )
+    app = FastAPI()
+    app.include_router(create_master_router(MemoryRepository(), LocalFileStorage(tmp_path), lambda: None))
+    files = [("one", ("../a.png", b"1")), ("more", ("b..png", b"2")), ("more", ("/c/d e.png", b"3"))]
+    with TestClient(app) as client:
+        assert client.post("/names", files=files).json() == ["a.png", "b.png", "d e.png"]
+        assert client.post("/stream", files=files).json()["bytes"] > 100

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -179,42 +179,54 @@ def test_memory_stays_flat_for_a_large_upload(storage: LocalFileStorage) -> None
     storage.cleanup_job("j1")
 
 
+class Gate:
+    """Holds a thread until the event loop has done something else meanwhile."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Event(), threading.Event()
+
+    def hold(self) -> None:
+        self._reached.set()
+        # On the event loop itself this would wait in vain.
+        assert self._open.wait(5)
+
+    async def let_through(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 5)
+        self._open.set()
+
+
 def test_the_event_loop_goes_on_while_the_disk_is_busy(
     storage: LocalFileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop_went_on = threading.Event()
-    write = Incoming.write
+    gates = {"write": Gate(), "keep": Gate()}
+    for name, gate in gates.items():
 
-    def slow_write(incoming: Incoming, chunk: bytes) -> None:
-        # Ends only when the loop runs something else meanwhile.
-        assert loop_went_on.wait(10)
-        write(incoming, chunk)
+        def slow(*arguments: Any, act: Any = getattr(Incoming, name), gate: Gate = gate) -> Any:
+            gate.hold()
+            return act(*arguments)
 
-    monkeypatch.setattr(Incoming, "write", slow_write)
+        monkeypatch.setattr(Incoming, name, slow)
 
     async def save() -> None:
         saving = asyncio.create_task(storage.save_input_file("j1", "a.bin", Upload(b"x")))
-        for _ in range(100):
-            await asyncio.sleep(0)
-        loop_went_on.set()
+        for gate in gates.values():
+            await gate.let_through()
         await saving
 
     asyncio.run(save())
 
 
 def test_the_event_loop_goes_on_while_a_plain_file_is_read(storage: LocalFileStorage) -> None:
-    loop_went_on = threading.Event()
+    gate = Gate()
 
     class SlowFile(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
-            assert loop_went_on.wait(10)
+            gate.hold()
             return super().read(size)
 
     async def save() -> None:
         saving = asyncio.create_task(storage.save_input_file("j1", "a.bin", SlowFile(b"x")))
-        for _ in range(100):
-            await asyncio.sleep(0)
-        loop_went_on.set()
+        await gate.let_through()
         await saving
 
     asyncio.run(save())

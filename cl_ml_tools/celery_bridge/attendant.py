@@ -5,7 +5,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cl_ml_tools.celery_bridge.installation import Installation
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
@@ -13,6 +13,7 @@ from cl_ml_tools.common.job_leases import Finished, Owner, RequeueCause, Requeue
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.fork_gate import ForkGate
 from cl_ml_tools.recovery import recover
+from cl_ml_tools.sweep import SweptStorage, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Attendant:
         self._installation = installation
         self._spool = spool
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._pass: Iterator[int] | None = None
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-attendant", daemon=True)
 
     def start(self) -> None:
@@ -103,6 +105,7 @@ class Attendant:
                     else:
                         next_recovery = time.monotonic() + interval * random.uniform(0.8, 1.2)  # noqa: S311
                         self._recover()
+                        self._sweep()
             except StoreUnavailableError as error:
                 logger.warning("the attendant cannot reach the record, trying again: %s", error)
                 if settle is not None:
@@ -111,6 +114,22 @@ class Attendant:
             except Exception:  # the thread must outlive any fault: all that follows depends on it
                 logger.exception("the attendant failed")
                 time.sleep(RETRY_SECONDS)
+
+    def _sweep(self) -> None:
+        """One step of a pass over the storage; one node of all begins a pass each hour."""
+        installation = self._installation
+        if self._pass is None:
+            if isinstance(installation.storage, SweptStorage) and installation.store.claim_turn(
+                "sweep", 3600
+            ):
+                self._pass = sweep(installation.storage, installation.store)
+            return
+        try:
+            next(self._pass)
+        except BaseException as end:
+            self._pass = None
+            if not isinstance(end, StopIteration):
+                raise
 
     def _recover(self) -> None:
         installation = self._installation

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
+ATTEMPT_PREFIX = ".attempt-"
+"""How the names of the directories begin that attempts write to; they lie beside the outputs."""
+
 
 class SavedFile(TypedDict):
     """What is known of a saved upload.

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX
 
-ATTEMPT_PREFIX = ".attempt-"
-"""How the names of attempt directories begin; they lie beside the outputs."""
+logger = logging.getLogger(__name__)
 
 
 class AttemptOutputs:

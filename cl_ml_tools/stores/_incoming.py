@@ -13,6 +13,9 @@ from typing import BinaryIO
 from cl_ml_tools.errors import StorageFullError
 from cl_ml_tools.file_names import distinct_name
 
+INCOMING_PREFIX = ".incoming-"
+"""How the names of uploads begin that are not whole yet."""
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -29,7 +32,7 @@ class Incoming:
 
     def __init__(self, job_dir: Path) -> None:
         self._job_dir = job_dir
-        self._path = job_dir / f".incoming-{secrets.token_hex(8)}"
+        self._path = job_dir / f"{INCOMING_PREFIX}{secrets.token_hex(8)}"
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self._discarded = False

@@ -5,16 +5,19 @@ import inspect
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_ml_tools.common.file_storage import SavedFile
-from cl_ml_tools.errors import UploadTooLargeError
+from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, SavedFile
+from cl_ml_tools.errors import InvalidJobIdError, UploadTooLargeError
 from cl_ml_tools.file_names import check_job_id, safe_file_name
-from cl_ml_tools.stores._incoming import Incoming, lack_of_room_told
+from cl_ml_tools.stores._incoming import INCOMING_PREFIX, Incoming, lack_of_room_told
 
+_DOOMED_PREFIX = ".removing-"
 _CHUNK_BYTES = 1024 * 1024
 _T = TypeVar("_T")
 
@@ -96,7 +99,7 @@ class LocalFileStorage:
         """
         directory = self._job_dir(job_id)
         # Job ids have no dots, so this is no job's directory.
-        doomed = directory.with_name(f".removing-{secrets.token_hex(8)}")
+        doomed = directory.with_name(f"{_DOOMED_PREFIX}{secrets.token_hex(8)}")
         try:
             directory.rename(doomed)
         except FileNotFoundError:
@@ -110,6 +113,46 @@ class LocalFileStorage:
             doomed.rename(directory)
             raise
         return True
+
+    def old_jobs(self, min_age_seconds: float) -> Iterator[str]:
+        """The ids of jobs whose directory has not changed for so long. Reads step by step."""
+        newest = time.time() - min_age_seconds
+        try:
+            entries = os.scandir(self.base_dir / "jobs")
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                with suppress(FileNotFoundError, InvalidJobIdError):
+                    if entry.stat(follow_symlinks=False).st_mtime <= newest:
+                        yield check_job_id(entry.name)
+
+    def remove_doomed(self, min_age_seconds: float) -> int:
+        """Remove what a killed `cleanup_job` has left, when it has not changed for so long; says how many."""
+        newest = time.time() - min_age_seconds
+        removed = 0
+        for path in (self.base_dir / "jobs").glob(f"{_DOOMED_PREFIX}*"):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime <= newest:
+                    shutil.rmtree(path)
+                    removed += 1
+        return removed
+
+    def remove_leftovers(self, job_id: str, min_age_seconds: float) -> int:
+        """Remove directories of attempts and partial uploads that have not changed for so long; says how many."""
+        newest = time.time() - min_age_seconds
+        directory = self._job_dir(job_id)
+        left = [*directory.glob(f"output/{ATTEMPT_PREFIX}*"), *directory.glob(f"{INCOMING_PREFIX}*")]
+        removed = 0
+        for path in left:
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime <= newest:
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                    removed += 1
+        return removed
 
     def _job_dir(self, job_id: str) -> Path:
         return self.base_dir / "jobs" / check_job_id(job_id)

@@ -258,10 +258,13 @@ class RedisJobStore:
             )
         return read_dispatch(job_id, read_pairs(record))
 
-    def known(self, job_ids: Sequence[str]) -> set[str]:
-        """Those of the ids that have a record, be it of a deleted job that still runs."""
-        answers = self.scripts.run("known", *job_ids) if job_ids else []
-        return {job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer}
+    def states(self, job_ids: Sequence[str]) -> dict[str, JobStatus | None]:
+        """The status of each job, those that are deleted but still run among them; None without a record."""
+        answers = self.scripts.run("states", *job_ids) if job_ids else []
+        return {
+            job_id: JobStatus(status) if status else None
+            for job_id, status in zip(job_ids, answers, strict=True)
+        }
 
     def update(
         self,
