@@ -199,13 +199,16 @@ def test_the_event_loop_goes_on_while_the_disk_is_busy(
     storage: LocalFileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates = {"write": Gate(), "keep": Gate()}
-    for name, gate in gates.items():
 
-        def slow(*arguments: Any, act: Any = getattr(Incoming, name), gate: Gate = gate) -> Any:
+    def slowed(act: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
             gate.hold()
             return act(*arguments)
 
-        monkeypatch.setattr(Incoming, name, slow)
+        return slow
+
+    for name, gate in gates.items():
+        monkeypatch.setattr(Incoming, name, slowed(getattr(Incoming, name), gate))
 
     async def save() -> None:
         saving = asyncio.create_task(storage.save_input_file("j1", "a.bin", Upload(b"x")))

@@ -23,7 +23,7 @@ KEYS = (
     _Key("queued", ":queued:", True, "zset of job ids by sequence; one for each line", "while queued"),
     _Key("sequences", ":sequences", False, "hash of line to the last sequence number", "for ever; small"),
     _Key("seen", ":seen", False, "hash of line to the highest delivered number", "for ever; small"),
-    _Key("lines", ":lines", False, "set of the lines that have queued jobs", "an entry while it has"),
+    _Key("lines", ":lines", False, "set of the lines that have queued jobs", "until recovery finds it empty"),
     _Key("watched", ":watched", False, "hash of line to what recovery saw there", "an entry as its line"),
     _Key("due", ":due", False, "zset of job ids by the time of their start", "an entry until then"),
     _Key("expiring", ":expiring", False, "zset of queued job ids by their expiry", "an entry while queued"),

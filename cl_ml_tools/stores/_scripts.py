@@ -10,8 +10,17 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from redis import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cl_ml_tools.errors import StoreUnavailableError
@@ -21,8 +30,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Error replies that say "not now" about the server, not "wrong" about the command.
-# Anywhere in the text: Redis 6.2 and Valkey put words of their own before it when a script met the error.
+# Error replies that say "not now" about the server, not "wrong" about the command: redis-py has classes for most
+# of them, and takes their first word away.
+_UNAVAILABLE = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ClusterDownError,
+    MasterDownError,
+    TryAgainError,
+)
+# Redis 6.2 puts words of its own before the error that a script met, and there is no class for some.
 _UNAVAILABLE_REPLY = re.compile(
     r"\b(OOM|MISCONF|READONLY|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN|BUSY|LOADING)\b"
 )
@@ -55,14 +74,21 @@ class ScriptRunner:
 
     def run(self, name: str, *arguments: str | int) -> Any:
         """The answer of the act's script."""
+        return self.run_told(name, *arguments)[0]
+
+    def run_told(self, name: str, *arguments: str | int) -> tuple[Any, bool]:
+        """The answer of the act's script, and whether it was asked twice: the first may have done the act."""
+        asked = 0
 
         def evaluate() -> Any:
+            nonlocal asked
+            asked += 1
             try:
                 return self.client.evalsha(_digest(name), 1, self._root, *arguments)
             except NoScriptError:
                 return self.client.eval(script_source(name), 1, self._root, *arguments)
 
-        return self.call(evaluate)
+        return self.call(evaluate), asked > 1
 
     def call(self, act: Callable[[], T]) -> T:
         """What ``act`` answers; it must be safe to do twice.
@@ -79,7 +105,7 @@ class ScriptRunner:
                     raise
                 logger.debug("Redis did not answer, asking once more: %s", error)
                 return act()
-        except (RedisConnectionError, RedisTimeoutError) as error:
+        except _UNAVAILABLE as error:
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
         except ResponseError as error:
             if _UNAVAILABLE_REPLY.search(str(error)):

@@ -139,8 +139,8 @@ class RedisJobStore:
         """
         check_job_id(job.job_id)
         level = DEFAULT_PRIORITY if priority is None else priority
-        if not 0 <= level <= 10:
-            raise InvalidJobError(f"priority must be 0 to 10, not {level}")
+        if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level <= 10:
+            raise InvalidJobError(f"priority must be a whole number, 0 to 10, not {level!r}")
         if job.status != JobStatus.QUEUED:
             raise InvalidJobError(f"status of a new job must be 'queued', not {job.status!r}")
         params = to_json("params", job.params)
@@ -280,11 +280,17 @@ class RedisJobStore:
             raise InvalidJobError(f"a queued job cannot be set to {status!r}; a claim does that")
         shown = "" if progress is None else max(0, min(99, progress))
         output = "" if task_output is None else to_json("task_output", task_output)
-        return bool(self.scripts.run("update", job_id, status or "", shown, output, to_text(error_message)))
+        update_token = secrets.token_hex(8)
+        return bool(
+            self.scripts.run(
+                "update", job_id, update_token, status or "", shown, output, to_text(error_message)
+            )
+        )
 
     def delete(self, job_id: str) -> bool:
         """Remove a job; one that runs is hidden at once and removed when its run stops. False if unknown."""
-        return bool(self.scripts.run("delete", job_id) != "unknown")
+        answer, asked_twice = self.scripts.run_told("delete", job_id)
+        return bool(answer != "unknown" or asked_twice)
 
     def peek(self, task_types: Sequence[str]) -> Sequence[str]:
         """Those of the task types that have queued jobs, the one with the most urgent job first."""
@@ -323,8 +329,12 @@ class RedisJobStore:
                 pipeline.hgetall(self.keys("job", job_id))
             return list(zip(job_ids, pipeline.execute(), strict=True))
 
-        # A job may be deleted between the two reads.
-        return [read_record(job_id, fields) for job_id, fields in self.scripts.call(read) if fields]
+        # A job may be deleted, or change its status, between the two reads.
+        return [
+            read_record(job_id, fields)
+            for job_id, fields in self.scripts.call(read)
+            if fields and "deleted" not in fields and status in (None, fields["status"])
+        ]
 
     def claim_turn(self, name: str, seconds: float) -> bool:
         """Whether it is the caller's turn to do ``name``: at most one caller's within that time."""

@@ -54,9 +54,10 @@ class RedisJobWatcher:
 
     async def close(self) -> None:
         """End all watches and close the connections."""
-        if self._tail_task is not None:
+        # Again and again: on Python 3.11 redis-py's asyncio.wait_for may swallow a cancellation.
+        while self._tail_task is not None and not self._tail_task.done():
             self._tail_task.cancel()
-            await asyncio.gather(self._tail_task, return_exceptions=True)
+            await asyncio.wait([self._tail_task], timeout=0.1)
         for mailboxes in self._mailboxes.values():
             for mailbox in mailboxes:
                 mailbox.close()
