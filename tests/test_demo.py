@@ -54,10 +54,12 @@ class Command:
         found = []
         for process in psutil.process_iter():
             try:
-                ours = process.environ().get("STARTED_BY") == self.mark
+                # A Redis server writes its title over its environment.
+                marks = {process.environ().get("STARTED_BY"), *process.cmdline()}
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-            if ours:
+            places = (str(self.temporary), str(self.directory))
+            if self.mark in marks or any(place in str(word) for word in marks for place in places):
                 found.append(process)
         return found
 

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from cl_ml_tools.celery_bridge.installation import Installation
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
@@ -119,10 +120,9 @@ class Attendant:
         """One step of a pass over the storage; one node of all begins a pass each hour."""
         installation = self._installation
         if self._pass is None:
-            if isinstance(installation.storage, SweptStorage) and installation.store.claim_turn(
-                "sweep", 3600
-            ):
-                self._pass = sweep(installation.storage, installation.store)
+            storage = cast("object", installation.storage)
+            if isinstance(storage, SweptStorage) and installation.store.claim_turn("sweep", 3600):
+                self._pass = sweep(storage, installation.store)
             return
         try:
             next(self._pass)
