@@ -1,7 +1,7 @@
-"""From an upload to a job, and the routes that do it in one line of a plugin."""
+"""From uploads to a job, and the routes that do it in one line of a plugin."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import uuid4
 
@@ -11,16 +11,18 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from cl_ml_tools.common.file_storage import FileStorage
+from cl_ml_tools.common.job_leases import LeasingJobRepository
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, Job
 from cl_ml_tools.errors import StoreUnavailableError, SubmissionTooLateError
-from cl_ml_tools.file_names import safe_file_name
+from cl_ml_tools.file_names import distinct_name, safe_file_name
 from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION
-from cl_ml_tools.upload_form import USER, form_signature, validated
+from cl_ml_tools.upload_form import USER, checked_files, form_signature, validated
 
 logger = logging.getLogger(__name__)
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
+T = TypeVar("T")
 
 
 class JobAccepted(BaseModel):
@@ -52,16 +54,16 @@ class RouteFactory(Protocol):
 def upload_route(
     task_type: str, schema: type[ParamsT], *, output_name: Callable[[str, ParamsT], str]
 ) -> Callable[[JobRepository, FileStorage, Callable[..., Any]], APIRouter]:
-    """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes one file and makes one job.
+    """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes files and makes one job of them.
 
-    The form has ``file``, ``priority`` and each field of the schema that a form can carry: text, numbers,
-    booleans, choices, and lists of them. Nothing is stored before the schema has found everything valid.
+    The form has ``file``, which may be repeated, ``priority`` and each field of the schema that a form can carry:
+    text, numbers, booleans, choices, and lists of them. Nothing is stored before the schema has found everything valid.
 
     Args:
         task_type: the task that does the jobs.
         schema: the task's parameters.
-        output_name: the name of the output file, from that of the upload and the parameters. Whatever it
-            returns is reduced to a safe name.
+        output_name: the name of an output file, from that of its upload and the parameters. Whatever it
+            returns is reduced to a safe name, and numbered when another output has it.
 
     Raises:
         ValueError: a field of the schema is named ``file`` or ``priority``.
@@ -70,13 +72,14 @@ def upload_route(
     def create_router(
         repository: JobRepository, file_storage: FileStorage, get_current_user: Callable[..., Any]
     ) -> APIRouter:
-        async def submit(file: UploadFile, priority: int, **values: Any) -> JobAccepted:
+        async def submit(file: list[UploadFile], priority: int, **values: Any) -> JobAccepted:
             creator = creator_of(values.pop(USER))
-            params = validated(schema, values, safe_file_name(file.filename))
-            job_id = await submit_upload(
+            files = checked_files(file)
+            params = validated(schema, values, _distinct(upload.filename for upload in files))
+            job_id = await submit_uploads(
                 repository,
                 file_storage,
-                file,
+                files,
                 task_type=task_type,
                 params=params,
                 output_name=lambda name: output_name(name, params),
@@ -95,7 +98,8 @@ def upload_route(
             response_model=JobAccepted,
             responses=ERROR_RESPONSES,
             summary=f"Submit a job: {task_type}",
-            description="Saves the file and queues a job for it. Follow the job by the id in the answer.",
+            description="Saves the file, or several, and queues one job for them. Follow the job by the id in "
+            "the answer.",
             tags=["jobs"],
         )
         return router
@@ -103,10 +107,10 @@ def upload_route(
     return create_router
 
 
-async def submit_upload(
+async def submit_uploads(
     repository: JobRepository,
     file_storage: FileStorage,
-    file: UploadFile,
+    files: Sequence[UploadFile],
     *,
     task_type: str,
     params: BaseJobParams,
@@ -114,18 +118,18 @@ async def submit_upload(
     created_by: str | None,
     priority: int,
 ) -> str:
-    """Save an upload, add a job for it and return the job's id.
+    """Save uploads, add one job for them and return the job's id.
 
-    Files are left behind only with a job that uses them, or may be using them: when the store did not say
-    whether it took the job, they stay.
+    Inputs and outputs stand in the order of the uploads, and no two have one name. Files are left behind only with a
+    job that uses them, or may be using them: when the store did not say whether it took the job, they stay.
 
     Args:
         repository: takes the job.
-        file_storage: takes the upload.
-        file: the upload.
+        file_storage: takes the uploads.
+        files: the uploads, one or more.
         task_type: the task that does the job.
         params: its parameters, already valid; their paths are replaced.
-        output_name: the output's name, from the name that the upload was saved under.
+        output_name: an output's name, from the name that its upload was saved under.
         created_by: whose job it is.
         priority: 0 to 10, higher is more urgent.
 
@@ -135,11 +139,17 @@ async def submit_upload(
     job_id = str(uuid4())
     try:
         await run_in_threadpool(file_storage.create_job_directory, job_id)
-        name = safe_file_name(file.filename)
-        saved = await file_storage.save_input_file(job_id, name, file)
+        names = _distinct(file.filename for file in files)
+        saved = [
+            await file_storage.save_input_file(job_id, name, file)
+            for name, file in zip(names, files, strict=True)
+        ]
         outputs = await run_in_threadpool(file_storage.get_output_path, job_id)
-        output = outputs / safe_file_name(output_name(str(saved.get("filename") or name)))
-        paths = {"input_paths": [str(saved["path"])], "output_paths": [str(output)]}
+        kept = [str(entry.get("filename") or name) for entry, name in zip(saved, names, strict=True)]
+        paths = {
+            "input_paths": [str(entry["path"]) for entry in saved],
+            "output_paths": [str(outputs / name) for name in _distinct(map(output_name, kept))],
+        }
         # By alias and round trip: the worker builds the same schema from it again.
         stored = params.model_copy(update=paths).model_dump(mode="json", by_alias=True, round_trip=True)
         job = Job(job_id=job_id, task_type=task_type, params=stored)
@@ -150,7 +160,7 @@ async def submit_upload(
     # Once begun, the add is waited for even if the client is gone: its answer decides about the files.
     with CancelScope(shield=True):
         try:
-            await run_in_threadpool(repository.add_job, job, created_by=created_by, priority=priority)
+            await ask(repository, lambda: repository.add_job(job, created_by=created_by, priority=priority))
         except SubmissionTooLateError:
             await _discard(file_storage, job_id)
             raise
@@ -162,6 +172,18 @@ async def submit_upload(
                 await _discard(file_storage, job_id)
             raise
     return job_id
+
+
+async def ask(repository: JobRepository, question: Callable[[], T]) -> T:
+    """Return what ``question``, a call of the repository, returns.
+
+    A repository that keeps leases is made for many threads, and is called in one of them. Any other is called in the
+    event loop's own thread, one call at a time, which is what 0.2.0 promised: its database connection may belong to
+    that thread, or be spoiled by two transactions at once.
+    """
+    if isinstance(repository, LeasingJobRepository):
+        return await run_in_threadpool(question)
+    return question()
 
 
 def creator_of(user: Any) -> str | None:
@@ -182,10 +204,18 @@ def creator_of(user: Any) -> str | None:
     return None if identity is None else str(identity)
 
 
+def _distinct(names: Iterable[str | None]) -> list[str]:
+    """The names made safe, each unlike those before it: ``photo.png``, ``photo-2.png``."""
+    distinct: list[str] = []
+    for name in names:
+        distinct.append(distinct_name(safe_file_name(name), distinct))
+    return distinct
+
+
 async def _may_be_stored(repository: JobRepository, job_id: str) -> bool:
     # Any database may be behind the repository, and its errors do not say whether the job was taken.
     try:
-        return await run_in_threadpool(repository.get_job, job_id) is not None
+        return await ask(repository, lambda: repository.get_job(job_id)) is not None
     except Exception:
         logger.exception("Whether job %s was stored is unknown; its files stay", job_id)
         return True

@@ -1,13 +1,14 @@
 """A task's parameters as the fields of an upload form."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, File, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError, WrapValidator
 from pydantic.fields import FieldInfo
+from starlette.datastructures import UploadFile as ReceivedFile
 
 from cl_ml_tools.common.schemas import BaseJobParams
 
@@ -16,6 +17,9 @@ ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 USER = "_user"
 """The name under which a signature of `form_signature` hands over the user."""
 
+MAX_FILES = 100
+"""How many files one job takes."""
+
 _TAKEN = frozenset({"file", "priority"})
 _PATHS = frozenset(BaseJobParams.model_fields)
 
@@ -23,8 +27,9 @@ _PATHS = frozenset(BaseJobParams.model_fields)
 def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., Any]) -> inspect.Signature:
     """Make the signature of an endpoint whose form has ``file``, ``priority`` and the fields of ``schema``.
 
-    FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and
-    descriptions that the schema has. The values arrive as they were sent: `validated` checks them.
+    FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and descriptions that the
+    schema has. The values arrive as they were sent: `validated` checks them, and `checked_files` the list that
+    ``file`` is.
 
     Raises:
         ValueError: a field of the schema is named like one of the form's own.
@@ -34,11 +39,13 @@ def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., 
         raise ValueError(
             f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
         )
-    upload = Annotated[UploadFile, File(description="The file to process.")]
+    description = "The file to process. Repeat the field to process several in one job."
+    files = File(description=description, json_schema_extra={"minItems": 1, "maxItems": MAX_FILES})
+    uploads = Annotated[list[UploadFile], WrapValidator(_as_sent), files]
     urgency = Annotated[int, Form(ge=0, le=10, description="0 to 10, higher is more urgent.")]
     return inspect.Signature(
         [
-            _parameter("file", upload),
+            _parameter("file", uploads),
             *(_form_parameter(name, field) for name, field in fields.items()),
             _parameter("priority", urgency, default=5),
             _parameter(USER, Annotated[Any, Depends(get_current_user)]),
@@ -46,13 +53,27 @@ def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., 
     )
 
 
-def validated(schema: type[ParamsT], values: Mapping[str, Any], file_name: str) -> ParamsT:
+def checked_files(sent: Sequence[object]) -> list[UploadFile]:
+    """Return what the form carried as ``file`` when it is 1 to `MAX_FILES` files.
+
+    Raises:
+        RequestValidationError: FastAPI answers it with 422, in its usual shape.
+    """
+    if len(sent) > MAX_FILES:
+        raise _refused_files(f"One job takes at most {MAX_FILES} files; {len(sent)} were sent.", len(sent))
+    for value in sent:
+        if not isinstance(value, ReceivedFile):
+            raise _refused_files("A file is needed here; text, or a file without a name, was sent.", value)
+    return list(sent)  # type: ignore[arg-type]  # FastAPI's class only adds its own annotations
+
+
+def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequence[str]) -> ParamsT:
     """Check what a form carried against ``schema``; the paths in the answer are stand-ins.
 
     Args:
         schema: the task's parameters.
         values: the form's values, by the names of the schema's fields.
-        file_name: the name of the upload.
+        file_names: the names of the uploads, all different.
 
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
@@ -63,7 +84,7 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_name: str) 
         for name, field in _form_fields(schema).items()
         if values[name] is not None
     }
-    paths = {"input_paths": [f"/input/{file_name}"], "output_paths": [f"/output/{file_name}"]}
+    paths = {f"{side}_paths": [f"/{side}/{name}" for name in file_names] for side in ("input", "output")}
     try:
         # A form carries text only, so a schema that is strict elsewhere cannot be it here.
         return schema.model_validate({**given, **paths}, strict=False)
@@ -75,6 +96,12 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_name: str) 
         raise RequestValidationError(
             [{**entry, "loc": ("body", *entry["loc"])} for entry in errors], body=given
         ) from error
+
+
+def _refused_files(message: str, sent: object) -> RequestValidationError:
+    return RequestValidationError(
+        [{"type": "value_error", "loc": ("body", "file"), "msg": message, "input": sent}]
+    )
 
 
 def _form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:

@@ -10,7 +10,7 @@ from cl_ml_tools.errors import SettingsError
 
 def as_celery_reads_it(url: str) -> dict[str, Any]:
     """The connection parameters that kombu's Redis transport makes of a broker URL, without connecting."""
-    with Connection(url) as connection:  # type: ignore[no-untyped-call]
+    with Connection(url) as connection:
         assert connection.transport_cls == "redis"
         channel_class = connection.get_transport_cls().Channel
         channel = channel_class.__new__(channel_class)

@@ -252,7 +252,7 @@ def test_an_add_that_a_stopped_server_executes_later_is_refused(own_server: Embe
         with pytest.raises(StoreUnavailableError):
             add(store, job("late"))
         # The deadline is two times the timeout after the beginning.
-        wait_until(lambda: time.monotonic() > begin + 0.45)
+        wait_until(lambda: time.monotonic() > begin + 0.6)
         os.kill(own_server.pid, signal.SIGCONT)
         wait_until(lambda: script_calls(store) > executed, why="the server executes the command that it had")
         assert store.get("late") is None

@@ -23,7 +23,7 @@ from cl_ml_tools.errors import (
     SubmissionTooLateError,
 )
 from cl_ml_tools.stores.local_files import LocalFileStorage
-from cl_ml_tools.submission import creator_of, submit_upload, upload_route
+from cl_ml_tools.submission import creator_of, submit_uploads, upload_route
 
 
 class Corner(StrEnum):
@@ -160,18 +160,38 @@ def test_a_parameter_in_the_outputs_name_cannot_lead_out_of_the_directory(
     assert Path(job.params["output_paths"][0]).parent == storage.get_output_path(job.job_id)
 
 
-def test_repository_and_storage_are_called_off_the_event_loop(
-    repository: MemoryRepository, storage: LocalFileStorage
-) -> None:
-    loops: list[str] = []
+def threads_of(repository: MemoryRepository, storage: FileStorage) -> tuple[set[str], set[str]]:
+    """The threads of the event loop and of the calls of the repository, in one upload."""
+    loops: set[str] = set()
 
     async def user() -> None:
-        loops.append(threading.current_thread().name)
+        loops.add(threading.current_thread().name)
 
     with client_of(repository, storage, user) as client:
-        client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE)
-    assert loops
-    assert not repository.threads & set(loops)
+        assert client.post("/jobs/stamp", data={"text": "x"}, files=PICTURE).status_code == 200
+    return loops, repository.threads
+
+
+class SharedRepository(MemoryRepository):
+    """As one that keeps leases, and thus is made for many threads."""
+
+    leases = None
+
+    def claim_next_job(self, *given: Any, **options: Any) -> None:
+        return None
+
+
+def test_a_repository_for_many_threads_is_called_off_the_event_loop(storage: LocalFileStorage) -> None:
+    loops, callers = threads_of(SharedRepository(), storage)
+    assert len(loops) == len(callers) == 1
+    assert loops != callers
+
+
+def test_any_other_repository_is_called_in_the_event_loops_thread_as_in_0_2_0(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    loops, callers = threads_of(repository, storage)
+    assert loops == callers
 
 
 # --- what is refused
@@ -502,10 +522,10 @@ class Gated(LocalFileStorage):
 
 
 def submission(repository: JobRepository, storage: FileStorage) -> Any:
-    return submit_upload(
+    return submit_uploads(
         repository,
         storage,
-        UploadFile(BytesIO(b"x"), filename="cat.png"),
+        [UploadFile(BytesIO(b"x"), filename="cat.png")],
         task_type="stamp",
         params=StampParams(text="x"),
         output_name=lambda name: name,
@@ -565,7 +585,7 @@ def test_a_client_that_goes_between_saving_and_adding_leaves_a_job_with_its_file
 
 
 def test_a_job_that_is_being_added_when_the_client_goes_is_kept_with_its_files(tmp_path: Path) -> None:
-    class GatedRepository(MemoryRepository):
+    class GatedRepository(SharedRepository):
         def __init__(self) -> None:
             super().__init__()
             self.adding, self.go_on = threading.Event(), threading.Event()

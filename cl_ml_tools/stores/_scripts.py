@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.stores._breaker import CircuitBreaker
 from cl_ml_tools.stores._keys import lua_functions, root
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class ScriptRunner:
         self.client = client
         self._root = root(prefix)
         self._timeout_seconds = timeout_seconds
+        self._breaker = CircuitBreaker(timeout_seconds / 2)
 
     def run(self, name: str, *arguments: str | int) -> Any:
         """The answer of the act's script."""
@@ -96,16 +98,19 @@ class ScriptRunner:
         Raises:
             StoreUnavailableError: no answer, or one that says the server cannot serve now.
         """
+        self._breaker.enter()
         start = time.monotonic()
         try:
             try:
-                return act()
+                return self._tried(act)
             except (RedisConnectionError, RedisTimeoutError) as error:
                 if time.monotonic() - start > 1.5 * self._timeout_seconds:
                     raise
                 logger.debug("Redis did not answer, asking once more: %s", error)
-                return act()
+                return self._tried(act)
         except _UNAVAILABLE as error:
+            if isinstance(error, RedisTimeoutError):
+                self._breaker.timed_out()
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
         except ResponseError as error:
             if _UNAVAILABLE_REPLY.search(str(error)):
@@ -113,3 +118,8 @@ class ScriptRunner:
             raise
         except RedisError as error:
             raise StoreUnavailableError(f"Redis failed: {error}") from error
+
+    def _tried(self, act: Callable[[], T]) -> T:
+        answer = act()
+        self._breaker.succeeded()
+        return answer
