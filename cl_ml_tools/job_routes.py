@@ -6,13 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, HTTPException
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobWatcher
 from cl_ml_tools.common.schemas import AttemptEnd, Job, JobStatus
 from cl_ml_tools.http_errors import ERROR_TRANSLATION
-from cl_ml_tools.submission import creator_of
+from cl_ml_tools.submission import ask, creator_of
 
 
 class JobView(Job):
@@ -54,7 +53,7 @@ def create_job_router(
     router = APIRouter(tags=["jobs"], dependencies=[ERROR_TRANSLATION])
 
     async def visible_job(job_id: str, user: Annotated[Any, Depends(get_current_user)]) -> Job:
-        job = await run_in_threadpool(repository.get_job, job_id)
+        job = await ask(repository, lambda: repository.get_job(job_id))
         creator = creator_of(user)
         # A repository that does not say whose a job is shows it to everybody.
         if job is None or getattr(job, "created_by", creator) != creator:
@@ -91,7 +90,7 @@ def create_job_router(
                     yield ServerSentEvent(event="deleted", id=event.event_id, data=change)
                     return
                 if event.status.is_terminal:
-                    ended = await run_in_threadpool(repository.get_job, job.job_id)
+                    ended = await ask(repository, lambda: repository.get_job(job.job_id))
                     if ended is not None:
                         change.task_output, change.error_message = ended.task_output, ended.error_message
                 name = "progress" if event.status is known else "status"

@@ -102,6 +102,7 @@ class Worker:
 
     async def _run_leased(self, repository: LeasingJobRepository, wanted: list[str]) -> bool:
         lease_seconds = self._settings.lease_seconds
+        claimed_at = time.monotonic()
         claim = await asyncio.to_thread(
             repository.claim_next_job, wanted, owner=self._owner, lease_seconds=lease_seconds
         )
@@ -114,6 +115,7 @@ class Worker:
             job_id=claim.job.job_id,
             token=claim.token,
             owner=self._owner,
+            claimed_at=claimed_at,
             lease_seconds=lease_seconds,
             progress_interval_seconds=self._settings.progress_interval_seconds,
             time_limit=limits.hard,
@@ -171,8 +173,8 @@ class _PlainRun:
             self._repository.update_job(self._job_id, progress=self._progress)
             self._written = self._progress
 
-    def stop_timing(self) -> None:
-        """See `RunMonitor.stop_timing`; a plain run's limits are watched by its execution alone."""
+    def confirm(self) -> None:
+        """See `RunMonitor.confirm`; a plain run has no lease, and its limits are watched by its execution."""
 
     def finish(self, job_id: str, *, token: str, outcome: Outcome) -> Finished:
         """Write the outcome."""

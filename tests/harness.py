@@ -92,11 +92,11 @@ class Environment:
         environment = {"PYTHONPATH": str(PROBE_PLUGINS), "C_FORCE_ROOT": "1", **self.variables, **variables}
         return Process(command, environment, self._folder / f"process-{self._count}.log")
 
-    def worker(self, *options: str, **variables: str) -> Process:
+    def worker(self, *options: str, app: str = "cl_ml_tools", **variables: str) -> Process:
         name = f"w{self._count}@test"
         quiet = ["--without-mingle", "--without-gossip", "-l", "INFO", "-n", name]
         return self.process(
-            [sys.executable, "-m", "celery", "-A", "cl_ml_tools", "worker", *quiet, *options], variables
+            [sys.executable, "-m", "celery", "-A", app, "worker", *quiet, *options], variables
         )
 
     def master(self, **variables: str) -> Process:

@@ -31,7 +31,10 @@ from cl_ml_tools.master import create_master_router
 from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.worker import Worker
 
-NO_POSTGRESQL = "no PostgreSQL server in /usr/lib/postgresql. To run these: apt-get install postgresql (a private cluster is made)"
+NO_POSTGRESQL = (
+    "no PostgreSQL server in /usr/lib/postgresql. To run these: apt-get install postgresql "
+    "(a private cluster is started)"
+)
 
 
 def postgresql_programs() -> Path | None:
@@ -119,7 +122,7 @@ def test_the_worker_runs_its_jobs_most_urgent_first(
 ) -> None:
     log, target = tmp_path / "log", tmp_path / "out" / "a.txt"
     repository.add_job(probe_job("calm", log), priority=1)
-    steps = [["progress", 40], ["write", "hello"]]
+    steps: list[list[Any]] = [["progress", 40], ["write", "hello"]]
     repository.add_job(probe_job("urgent", log, *steps, output_paths=[str(target)]), priority=9)
     repository.add_job(probe_job("broken", log, ["fail", "no such colour"]), priority=5)
     repository.add_job(Job(job_id="foreign", task_type="unknown", params={}), priority=10)
@@ -145,7 +148,7 @@ def test_three_workers_racing_run_each_job_once(
     log, gate = tmp_path / "log", tmp_path / "gate"
     for number in range(90):
         # The three most urgent ones keep their workers busy until each has one.
-        steps = [["wait_for", str(gate)]] if number < 3 else []
+        steps: list[list[Any]] = [["wait_for", str(gate)]] if number < 3 else []
         repository.add_job(probe_job(f"job-{number}", log, *steps), priority=9 if number < 3 else 5)
     path = os.pathsep.join([str(PROBE_PLUGINS), str(Path(__file__).parent)])
     environment = Environment({"PYTHONPATH": path}, tmp_path)

@@ -7,7 +7,9 @@ on. It stands in the apps' ``include``, so that workers load it and nobody else 
 import logging
 import os
 import secrets
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
 from celery import Celery, Task
@@ -31,6 +33,8 @@ from cl_ml_tools.execution import (
 from cl_ml_tools.registry import load_tasks
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no types
@@ -65,12 +69,15 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
     store, settings = installation.store, installation.settings
     owner = Owner(installation.node, os.getpid())
     token = secrets.token_hex(8)
+    claimed_at = time.monotonic()
     # Under one token: a claim that a hung server executes late is found again, not counted as lost.
-    claim = patiently(
-        job_id,
-        lambda: store.claim(
-            job_id, token=token, owner=owner, sequence=sequence, lease_seconds=settings.lease_seconds
-        ),
+    claim = _undisturbed(
+        lambda: patiently(
+            job_id,
+            lambda: store.claim(
+                job_id, token=token, owner=owner, sequence=sequence, lease_seconds=settings.lease_seconds
+            ),
+        )
     )
     if isinstance(claim, Refusal):
         logger.info("job %s is not started: %s", job_id, claim)
@@ -85,6 +92,7 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         job_id=job_id,
         token=token,
         owner=owner,
+        claimed_at=claimed_at,
         lease_seconds=settings.lease_seconds,
         progress_interval_seconds=settings.progress_interval_seconds,
         time_limit=None if in_pool_process else limits.hard,
@@ -92,11 +100,12 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
     with Execution(
         self.compute_module, claim, monitored, limits=limits, is_process_ending=terminate_handler_fired
     ) as execution:
-        ended = run_on_thread_loop(execution.run())
+        ended = run_on_thread_loop(execution.run(), execution.interrupted)
         if ended is None:
             raise Ignore
         if isinstance(ended, RetryLater):
-            return str(retry_later(claim, ended, store, owner).state)
+            retry = ended
+            return str(_undisturbed(lambda: retry_later(claim, retry, store, owner)).state)
         return _finish(installation, claim, ended, monitored)
 
 
@@ -110,18 +119,22 @@ def _finish(installation: Installation, claim: Claim, outcome: Outcome, monitore
         has_waited = True
         spool.put(claim, outcome)
 
-    while True:
-        try:
-            finished = finish(claim, outcome, installation.store, monitored, keep)
-            break
-        except SoftTimeLimitExceeded:
-            # The job is done; that its outcome has to wait is not its fault.
-            logger.info("job %s: its soft time limit passed while its outcome waits for the store", job_id)
+    finished = _undisturbed(lambda: finish(claim, outcome, installation.store, monitored, keep))
     if has_waited:
         spool.remove(job_id)
     if finished is Finished.DELETED:
         installation.clean_up(job_id)
     return str(outcome.status)
+
+
+def _undisturbed(act: Callable[[], T]) -> T:
+    """What ``act`` answers, done again when the soft time limit strikes in it: waiting for the store is not the job's
+    fault. It must be safe to do twice."""
+    while True:
+        try:
+            return act()
+        except SoftTimeLimitExceeded:
+            logger.info("the soft time limit passed while a job waited for the store")
 
 
 def _is_pool_process() -> bool:

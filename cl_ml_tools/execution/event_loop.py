@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -16,20 +16,48 @@ DRAIN_SECONDS = 5.0
 _local = threading.local()
 
 
-def run_on_thread_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_on_thread_loop(
+    coroutine: Coroutine[Any, Any, T], is_cancelled_by: Callable[[BaseException], bool] = lambda _: False
+) -> T:
     """What ``coroutine`` returns, run on this thread's own event loop.
 
     The loop is made at the first call and kept, so that clients bound to it can be kept too. Whatever breaks
     the run from outside (a signal's exception, say) also cancels and drains the coroutine: it never goes on
     during the next one. So are tasks that it has left behind.
+
+    Args:
+        coroutine: what is run.
+        is_cancelled_by: told of an exception that was raised in the loop and not in the coroutine; True cancels
+            the coroutine, whose answer counts then, however long it takes. With False the exception goes up.
     """
     runner: asyncio.Runner | None = getattr(_local, "runner", None)
     if runner is None:
         runner = _local.runner = asyncio.Runner()
     loop = runner.get_loop()
     task = loop.create_task(coroutine)
+
+    def on_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # A signal's exception that struck in one of the loop's callbacks comes here.
+        error = context.get("exception")
+        if error is not None and not task.done() and is_cancelled_by(error):
+            task.cancel()
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(on_stray)
     try:
-        return loop.run_until_complete(task)
+        try:
+            return loop.run_until_complete(task)
+        except BaseException as error:
+            if task.done():
+                if task.cancelled() or task.exception() is not None:
+                    raise
+                # It struck when the coroutine had just ended.
+                return task.result()
+            if not is_cancelled_by(error):
+                raise
+            task.cancel()
+            return loop.run_until_complete(task)
     finally:
         if not _drain(loop):
             # Its tasks refuse to end. They stay on a loop that never runs again.

@@ -40,8 +40,11 @@ class RunMonitor(Protocol):
         """Write the last progress now, if it is not written yet."""
         ...
 
-    def stop_timing(self) -> None:
-        """Watch no time limit from now on."""
+    def confirm(self) -> None:
+        """The plugin is done: watch no time limit from now on, and make sure that the claim still holds.
+
+        Where it does not, ``stop_state`` says so afterwards.
+        """
         ...
 
     def __enter__(self) -> Self: ...
@@ -57,6 +60,7 @@ class LeasedRun:
         job_id: the job.
         token: the claim's token.
         owner: who runs it.
+        claimed_at: when the claim was asked for (``time.monotonic``).
         lease_seconds: how long each extension lasts; extended every third of it.
         progress_interval_seconds: shortest time between two writes of progress.
         time_limit: after so many seconds the job is ended in ``error``, whatever the run does; None when
@@ -73,6 +77,7 @@ class LeasedRun:
         job_id: str,
         token: str,
         owner: Owner,
+        claimed_at: float,
         lease_seconds: float,
         progress_interval_seconds: float,
         time_limit: float | None = None,
@@ -87,7 +92,9 @@ class LeasedRun:
         self._written = 0
         self._ended = False
         self._next_write = 0.0
-        self._next_extend = time.monotonic() + lease_seconds / 3
+        self._next_extend = claimed_at + lease_seconds / 3
+        self._sure_until = claimed_at + 0.9 * lease_seconds
+        self._timing_out = threading.Lock()
         self._time_limit = time_limit
         self._time_out_at = math.inf if time_limit is None else time.monotonic() + time_limit
         self.stop_state: RunState | None = None
@@ -143,11 +150,7 @@ class LeasedRun:
                 self._time_out()
                 return
             if now >= self._next_extend:
-                (state,) = self._leases.extend(
-                    self._owner.node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
-                )
-                self._next_extend = now + self._lease_seconds / 3
-                self._hear(state)
+                self._extend()
             if now >= self._next_write:
                 self._next_write = now + self._interval
                 self.flush()
@@ -159,21 +162,43 @@ class LeasedRun:
                 raise
             logger.warning("job %s cannot reach its record, trying again: %s", self._job_id, error)
 
-    def stop_timing(self) -> None:
-        """The plugin is done: what is left to do does not count."""
-        self._time_out_at = math.inf
+    def confirm(self) -> None:
+        """See `RunMonitor.confirm`.
+
+        Raises:
+            StoreUnavailableError: the claim is in doubt, and the store does not answer.
+        """
+        with self._timing_out:
+            self._time_out_at = math.inf
+        # Nobody can have taken the job before its lease could end, counted from when it was asked for.
+        if time.monotonic() < self._sure_until or self.stop_state is not None:
+            return
+        self._extend()
+
+    def _extend(self) -> None:
+        asked_at = time.monotonic()
+        (state,) = self._leases.extend(
+            self._owner.node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
+        )
+        self._next_extend = asked_at + self._lease_seconds / 3
+        if state is RunState.CURRENT:
+            self._sure_until = asked_at + 0.9 * self._lease_seconds
+        self._hear(state)
 
     def _time_out(self) -> None:
-        self._leases.requeue(
-            self._job_id,
-            owner=self._owner,
-            cause=RequeueCause.TIMED_OUT,
-            detail=f"stopped at its time limit of {self._time_limit:g} s",
-            token=self._token,
-        )
-        # The job is at its end. Its lease is let go; code that neither awaits nor reports goes on unheard.
-        self._time_out_at = self._next_extend = math.inf
-        self._hear(RunState.LOST)
+        with self._timing_out:
+            if self._time_out_at == math.inf:
+                return
+            self._leases.requeue(
+                self._job_id,
+                owner=self._owner,
+                cause=RequeueCause.TIMED_OUT,
+                detail=f"stopped at its time limit of {self._time_limit:g} s",
+                token=self._token,
+            )
+            # The job is at its end. Its lease is let go; code that neither awaits nor reports goes on unheard.
+            self._time_out_at = self._next_extend = math.inf
+            self._hear(RunState.LOST)
 
     def _hear(self, state: RunState) -> None:
         if state in (RunState.STOPPING, RunState.LOST) and self.stop_state is None and not self._ended:
@@ -203,7 +228,7 @@ class _Monitor:
     def add(self, run: LeasedRun) -> None:
         with self._changed:
             self._runs.add(run)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-monitor", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -220,8 +245,8 @@ class _Monitor:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                due = min((run.due() for run in self._runs), default=None)
-                pause = None if due is None else max(0.0, due - time.monotonic())
+                due = min((run.due() for run in self._runs), default=math.inf)
+                pause = None if due == math.inf else max(0.0, due - time.monotonic())
                 if not self._waking and (pause is None or pause > 0):
                     self._changed.wait(pause)
                 self._waking = False

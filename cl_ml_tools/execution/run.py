@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
 from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
@@ -51,6 +52,7 @@ class Execution:
         self._is_process_ending = is_process_ending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._is_over_soft_limit = False
         monitored.on_stop = self._cancel_task
 
     def __enter__(self) -> Self:
@@ -73,18 +75,28 @@ class Execution:
         start = time.monotonic()
         try:
             task_output = await self._run_plugin(outputs)
+            # In this thread, although it may ask the store: nothing else may happen before the files are moved.
+            patiently(job.job_id, self._monitored.confirm)
             if self._monitored.stop_state is not None:
                 return self._stopped()
-            self._monitored.stop_timing()
             outputs.commit()
         except BaseException as error:  # noqa: BLE001 - what is not the plugin's goes up from there
             return self._outcome_of(error, outputs)
         finally:
-            self._monitored.stop_timing()
             self._task = None
             outputs.discard()
         logger.info("job %s (%s) done in %.3f s", job.job_id, job.task_type, time.monotonic() - start)
         return Outcome(JobStatus.COMPLETED, task_output=task_output)
+
+    def interrupted(self, error: BaseException) -> bool:
+        """Told of what was raised in the event loop, outside the plugin: whether the run has to be cancelled for it.
+
+        That is its soft limit. The plugin sees a cancellation, and may clean up.
+        """
+        if not isinstance(error, self._limits.soft_errors):
+            return False
+        self._is_over_soft_limit = True
+        return True
 
     async def _run_plugin(self, outputs: AttemptOutputs) -> dict[str, Any]:
         job = self._claim.job
@@ -115,12 +127,14 @@ class Execution:
             raise error
         if self._monitored.stop_state is not None:
             return self._stopped()
+        if isinstance(error, self._limits.soft_errors) or (
+            self._is_over_soft_limit and isinstance(error, asyncio.CancelledError)
+        ):
+            return self._failed(f"stopped at its soft time limit of {self._limits.soft:g} s")
         if isinstance(error, asyncio.CancelledError):
             if self._task is not None and self._task.cancelling():
                 raise error
             return self._failed("CancelledError: the plugin awaited something that was cancelled")
-        if isinstance(error, self._limits.soft_errors):
-            return self._failed(f"stopped at its soft time limit of {self._limits.soft:g} s")
         if isinstance(error, _OwnLimitError):
             kind, seconds = (
                 ("soft time", self._limits.soft) if self._limits.soft else ("time", self._limits.hard)

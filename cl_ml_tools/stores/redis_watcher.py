@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cl_ml_tools.common.job_watcher import JobEvent
 from cl_ml_tools.common.schemas import JobStatus
@@ -37,6 +36,7 @@ class RedisJobWatcher:
 
     def __init__(self, url: str, *, prefix: str = "cl_ml_tools", timeout_seconds: float = 2.0) -> None:
         self._keys = KeyNames(prefix)
+        self._timeout_seconds = timeout_seconds
         options: dict[str, Any] = {
             "decode_responses": True,
             "socket_connect_timeout": timeout_seconds,
@@ -76,6 +76,9 @@ class RedisJobWatcher:
                 snapshot = await self._snapshot(job_id)
                 if snapshot is None:
                     return
+                if last is not None and _is_newer(last, snapshot.event_id):
+                    # No event of this record: made up, or of a record that is gone.
+                    last = None
                 for event in [*await self._missed(job_id, last, snapshot.event_id), snapshot]:
                     if _is_newer(event.event_id, last):
                         yield event
@@ -98,7 +101,7 @@ class RedisJobWatcher:
     async def _start_tail(self) -> None:
         async with self._starting:
             if self._tail_task is None or self._tail_task.done():
-                newest = await self._ask(self._client.xrevrange(self._keys("events"), count=1))
+                newest = await self._ask(lambda: self._client.xrevrange(self._keys("events"), count=1))
                 self._position = newest[0][0] if newest else "0-0"
                 self._tail_task = asyncio.create_task(self._tail(), name="cl_ml_tools-events")
 
@@ -109,21 +112,41 @@ class RedisJobWatcher:
                 reply = await self._tail_client.xread(
                     {events: self._position or "0-0"}, count=500, block=int(BLOCK_SECONDS * 1000)
                 )
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except RedisError as error:
                 logger.warning("cannot follow the events, trying again: %s", error)
-                await asyncio.sleep(1.0)
+                await self._wait_for_server()
                 # The stream may have been trimmed meanwhile: everybody looks at the record again.
                 self._interrupt_all()
-                continue
-            except RedisError:
-                logger.exception("cannot follow the events, trying again")
-                await asyncio.sleep(1.0)
                 continue
             for _, entries in cast("list[tuple[str, list[tuple[str, dict[str, str]]]]]", reply or []):
                 for event_id, fields in entries:
                     self._position = event_id
-                    for mailbox in self._mailboxes.get(fields["j"], ()):
-                        mailbox.put(_event(event_id, fields))
+                    self._hand_out(event_id, fields)
+
+    async def _wait_for_server(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await self._tail_client.ping()
+            except RedisError as error:
+                logger.debug("still cannot follow the events: %s", error)
+            else:
+                return
+
+    def _hand_out(self, event_id: str, fields: dict[str, str]) -> None:
+        mailboxes = self._mailboxes.get(fields.get("j", ""), ())
+        if not mailboxes:
+            return
+        try:
+            event = _event(event_id, fields)
+        except (KeyError, ValueError):
+            # Of another version, say. Its watchers look at the record instead.
+            logger.exception("an event cannot be read: %s %s", event_id, fields)
+            for mailbox in mailboxes:
+                mailbox.interrupt()
+            return
+        for mailbox in mailboxes:
+            mailbox.put(event)
 
     def _interrupt_all(self) -> None:
         for mailboxes in self._mailboxes.values():
@@ -133,7 +156,7 @@ class RedisJobWatcher:
     async def _snapshot(self, job_id: str) -> JobEvent | None:
         names = ["status", "progress", "event_id", "deleted"]
         status, progress, event_id, deleted = await self._ask(
-            cast("Any", self._client.hmget(self._keys("job", job_id), names))
+            lambda: self._client.hmget(self._keys("job", job_id), names)
         )
         if status is None or deleted:
             return None
@@ -144,24 +167,27 @@ class RedisJobWatcher:
         if after is None or not _is_newer(until, after):
             return []
         events = self._keys("events")
-        oldest = await self._ask(self._client.xrange(events, count=1))
+        oldest = await self._ask(lambda: self._client.xrange(events, count=1))
         if not oldest or _is_newer(oldest[0][0], after):
             return []
         missed: list[JobEvent] = []
         position = after
         for _ in range(REPLAY_EVENTS // 1000):
-            entries = await self._ask(self._client.xrange(events, min=f"({position}", max=until, count=1000))
+            entries = await self._ask(
+                partial(self._client.xrange, events, min=f"({position}", max=until, count=1000)
+            )
             missed += [_event(event_id, fields) for event_id, fields in entries if fields["j"] == job_id]
             if len(entries) < 1000:
                 return missed
             position = entries[-1][0]
         return []
 
-    async def _ask(self, command: Any) -> Any:
+    async def _ask(self, act: Callable[[], Any]) -> Any:
+        """What the server answers. The wait for one of the few connections counts."""
         try:
-            async with self._reading:
-                return await command
-        except RedisError as error:
+            async with asyncio.timeout(2 * self._timeout_seconds), self._reading:
+                return await act()
+        except (RedisError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
 
 

@@ -7,23 +7,46 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cl_ml_tools import BaseJobParams, ComputeModule, Job
 from cl_ml_tools.common.compute_module import ProgressCallback
+from cl_ml_tools.errors import BadInputError
 
 
 class ProbeParams(BaseJobParams):
-    """What to do, step by step: see `ProbeTask`."""
+    """What to do, step by step: see `ProbeTask`.
+
+    With ``validation_gate`` their validation, which comes between claim and run, waits until that file exists;
+    it makes one with ``.reached`` behind the name.
+    """
 
     steps: list[list[Any]] = Field(default_factory=list)
     log: str
+    validation_gate: str = ""
+
+    @model_validator(mode="after")
+    def _wait(self) -> Self:
+        if self.validation_gate:
+            Path(f"{self.validation_gate}.reached").touch()
+            while not Path(self.validation_gate).exists():
+                time.sleep(0.01)
+        return self
+
+
+class TransientError(Exception):
+    """Worth another try."""
 
 
 class ProbeTask(ComputeModule[ProbeParams]):
     """Appends ``<job id> <word>`` lines to ``params.log``; each step is a method's name and its arguments."""
+
+    autoretry_for = (TransientError, BadInputError)
+    max_retries = 2
+    retry_backoff = True
+    retry_jitter = False
 
     @property
     def task_type(self) -> str:
@@ -84,6 +107,34 @@ class Probe:
             self.progress(1)
             await asyncio.sleep(0.01)
 
+    async def swallow_exceptions_until(self, path: str) -> None:
+        """Reports, and goes on whatever ``Exception`` comes of it."""
+        while not Path(path).exists():
+            try:
+                self.progress(1)
+            except Exception:
+                self.log("swallowed")
+            time.sleep(0.01)
+
+    async def await_and_clean_up(self, path: str) -> None:
+        try:
+            await self.await_for(path)
+        finally:
+            self.log("cleaned-up")
+
+    def wait_and_clean_up(self, path: str) -> None:
+        try:
+            self.wait_for(path)
+        finally:
+            self.log("cleaned-up")
+
+    def ignore_soft_limit_until(self, path: str) -> None:
+        while not Path(path).exists():
+            try:
+                self.wait_for(path)
+            except Exception as error:
+                self.log(type(error).__name__)
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -99,8 +150,23 @@ class Probe:
     def kill_self(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def exit_at_once(self, code: int) -> None:
+        os._exit(code)
+
+    def exit(self, code: int) -> None:
+        sys.exit(code)
+
+    def fail_for_now(self, message: str) -> None:
+        raise TransientError(message)
+
+    def find_bad_input(self, message: str) -> None:
+        raise BadInputError(message)
+
     def fail(self, message: str) -> None:
         raise RuntimeError(message)
+
+    def touch(self, path: str) -> None:
+        Path(path).touch()
 
     def write(self, text: str) -> None:
         for path in self.params.output_paths:
