@@ -13,6 +13,9 @@ from typing import Self, TypeVar
 
 import psutil
 
+from cl_ml_tools.celery_bridge import CeleryJobRepository
+from cl_ml_tools.common.schemas import JobRecord
+
 T = TypeVar("T")
 
 PROBE_PLUGINS = Path(__file__).parent / "probe_plugins"
@@ -28,6 +31,19 @@ def wait_until(what: Callable[[], T], *, seconds: float = 20.0, why: str = "") -
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {why or what}; last: {value!r}")
         time.sleep(0.01)
+
+
+def ended(repository: CeleryJobRepository, job_id: str, *, seconds: float = 60.0) -> JobRecord:
+    """The job, as soon as it has reached a terminal status."""
+
+    def terminal() -> JobRecord | None:
+        job = repository.get_job(job_id)
+        assert job is not None
+        return job if job.status in ("completed", "error", "cancelled") else None
+
+    job = wait_until(terminal, seconds=seconds, why=f"job {job_id} ends")
+    assert job is not None
+    return job
 
 
 class Process:

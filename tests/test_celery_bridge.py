@@ -7,26 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import Process, wait_until
+from harness import Process, ended, wait_until
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
-from cl_ml_tools.common.schemas import JobRecord
 
 Submit = Callable[..., str]
 StartWorker = Callable[..., Process]
-
-
-def ended(repository: CeleryJobRepository, job_id: str, *, seconds: float = 30) -> JobRecord:
-    """The job once it has reached a terminal status."""
-
-    def terminal() -> JobRecord | None:
-        job = repository.get_job(job_id)
-        assert job is not None
-        return job if job.status in ("completed", "error", "cancelled") else None
-
-    job = wait_until(terminal, seconds=seconds, why=f"job {job_id} ends")
-    assert job is not None
-    return job
 
 
 def test_a_worker_runs_a_job_and_stores_its_outcome(

@@ -569,6 +569,29 @@ def test_a_plugin_that_awaits_is_cancelled_when_its_job_is_cancelled(stage: Stag
     assert files_below(target.parent) == {}
 
 
+def test_a_run_that_is_told_to_stop_before_it_begins_does_not_wait_for_its_plugin(stage: Stage) -> None:
+    async def wait(_: Call) -> None:
+        await asyncio.wait_for(asyncio.Event().wait(), 5)
+
+    stage.store.add(Job(job_id="a", task_type="probe", params={}))
+    claim = stage.claim()
+    monitored = LeasedRun(
+        stage.store,
+        job_id="a",
+        token="t",
+        owner=HERE,
+        claimed_at=time.monotonic(),
+        lease_seconds=30,
+        progress_interval_seconds=60,
+    )
+    with Execution(Plugin(wait), claim, monitored, limits=stage.limits) as execution:
+        stage.store.cancel("a")
+        monitored.report(1)
+        monitored.flush()
+        ended = run_on_thread_loop(execution.run())
+    assert ended == Outcome(JobStatus.CANCELLED, error_message="cancelled while it ran")
+
+
 def report_for_ever(call: Call) -> None:
     number = 0
     while True:
@@ -660,16 +683,25 @@ def test_a_run_that_hears_that_it_is_lost_stops_and_stores_nothing(stage: Stage,
 
 
 def test_a_run_that_has_not_heard_that_it_is_lost_leaves_the_winners_files_alone(
-    stage: Stage, target: Path
+    stage: Stage, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a process that was frozen for longer than its lease: it goes on in the midst of its work."""
+    stage.lease_seconds = 0.2
+    really = stage.store.extend
+
+    def no_answer(*_: Any, **__: Any) -> None:
+        raise StoreUnavailableError("away")
 
     def lose(call: Call) -> dict[str, Any]:
+        begin = time.monotonic()
         Path(call.params.output_paths[0]).write_text("the loser's")
+        wait_until(lambda: time.monotonic() > begin + stage.lease_seconds)
         stage.let_another_win()
         target.write_text("the winner's")
+        monkeypatch.setattr(stage.store, "extend", really)
         return OK
 
+    monkeypatch.setattr(stage.store, "extend", no_answer)
     record = stage.run(lose, output_paths=[str(target)])
     assert record is not None
     assert record.task_output == {"by": "the winner"}

@@ -946,6 +946,32 @@ def test_no_act_waits_for_a_stopped_server_beyond_its_bound(own_server: Embedded
         assert time.monotonic() - begin < 2 * 0.1 + 1.0
 
 
+def test_callers_after_one_that_waited_in_vain_are_refused_at_once_until_the_server_answers(
+    own_server: EmbeddedRedis,
+) -> None:
+    with RedisJobStore(own_server.redis_url, timeout_seconds=0.5) as store:
+        add(store)
+        os.kill(own_server.pid, signal.SIGSTOP)
+        with pytest.raises(StoreUnavailableError):
+            store.get("a")
+        begin = time.monotonic()
+        for _ in range(50):
+            with pytest.raises(StoreUnavailableError):
+                store.get("a")
+        # All together shorter than one wait.
+        assert time.monotonic() - begin < 0.5
+        os.kill(own_server.pid, signal.SIGCONT)
+        wait_until(lambda: answers(store), seconds=5, why="the store is asked again")
+        assert [answers(store) for _ in range(10)] == [True] * 10
+
+
+def answers(store: RedisJobStore) -> bool:
+    try:
+        return store.get("a") is not None
+    except StoreUnavailableError:
+        return False
+
+
 def test_a_server_that_is_gone_is_told_as_unavailable(own_server: EmbeddedRedis) -> None:
     with RedisJobStore(own_server.redis_url) as store:
         add(store)

@@ -1,5 +1,7 @@
 """One queue for each task type, and priorities 0 to 10 in the broker's own direction and levels."""
 
+import weakref
+
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.transport import redis as kombu_redis
@@ -7,6 +9,8 @@ from kombu.transport import redis as kombu_redis
 PREFIX = "cl_ml_tools."
 
 HIGHEST_PRIORITY = 10
+
+_on_redis: "weakref.WeakKeyDictionary[Celery, bool]" = weakref.WeakKeyDictionary()
 
 
 def celery_task_name(task_type: str) -> str:
@@ -21,8 +25,11 @@ def queue_name(task_type: str) -> str:
 
 def is_on_redis(app: Celery) -> bool:
     """Whether the app's broker is kombu's Redis transport, plain or with Sentinel. Opens no connection."""
-    # By class: other transports call their driver 'redis' too, and order priorities the other way round.
-    return isinstance(app.connection_for_write().transport, kombu_redis.Transport)
+    # Kept, since a connection object is made to find out: asked for twice a job.
+    if app not in _on_redis:
+        # By class: other transports call their driver 'redis' too, and order priorities the other way round.
+        _on_redis[app] = isinstance(app.connection_for_write().transport, kombu_redis.Transport)
+    return _on_redis[app]
 
 
 def broker_fingerprint(app: Celery) -> str:

@@ -143,3 +143,8 @@ def waiting_messages(repository: CeleryJobRepository, task_type: str = "probe") 
 def unacknowledged_messages(repository: CeleryJobRepository) -> int:
     """How many messages the broker has handed out and keeps until they are acknowledged."""
     return int(repository.store.client.hlen("unacked"))
+
+
+def record_through(link: Link, server: EmbeddedRedis) -> dict[str, str]:
+    """The variables of a node that reaches its record through the link, and its broker without it."""
+    return {"CL_ML_TOOLS_REDIS_URL": link.redis_url, "CL_ML_TOOLS_BROKER_URL": server.broker_url}

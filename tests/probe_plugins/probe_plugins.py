@@ -112,7 +112,7 @@ class Probe:
         while not Path(path).exists():
             try:
                 self.progress(1)
-            except Exception:
+            except Exception:  # noqa: BLE001 - as plugins do it
                 self.log("swallowed")
             time.sleep(0.01)
 
@@ -132,7 +132,7 @@ class Probe:
         while not Path(path).exists():
             try:
                 self.wait_for(path)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as plugins do it
                 self.log(type(error).__name__)
 
     async def sleep(self, seconds: float) -> None:

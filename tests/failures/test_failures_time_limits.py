@@ -1,0 +1,202 @@
+"""Runs that reach their time limits, on each pool as far as it can, and processes that die just then."""
+
+from pathlib import Path
+
+import pytest
+import staging
+from harness import wait_until
+from link import Link
+from staging import (
+    QUICK,
+    ProbeLog,
+    StartWorker,
+    Submit,
+    ended,
+    history,
+    is_alive,
+    process_of,
+    record,
+    record_through,
+    starts,
+    unacknowledged_messages,
+    wait_for_word,
+)
+
+from cl_ml_tools.celery_bridge import CeleryJobRepository
+from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
+
+link = staging.link_to_server
+
+SOFT = {"CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS": "1"}
+HARD = {"CL_ML_TOOLS_TIME_LIMIT_SECONDS": "2"}
+
+
+@pytest.mark.parametrize("step", ["wait_and_clean_up", "await_and_clean_up"])
+def test_at_the_soft_limit_a_plugin_cleans_up_and_the_job_ends_in_error(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    step: str,
+) -> None:
+    start_worker("-c", "1", **QUICK, **SOFT)
+    job_id = submit([step, "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its soft time limit of 1 s")
+    assert probe_log() == [f"{job_id} start", f"{job_id} cleaned-up"]
+    assert (job.attempt, history(job)) == (1, [])
+
+
+def test_at_the_hard_limit_the_pool_process_ends_and_the_job_with_it(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    start_worker("-c", "1", **QUICK, **SOFT, **HARD)
+    job_id = submit(["ignore_soft_limit_until", "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
+    assert (job.attempt, job.crashes, history(job)) == (1, 0, [(1, "timed_out")])
+    assert f"{job_id} SoftTimeLimitExceeded" in probe_log()
+    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)))
+    wait_until(lambda: unacknowledged_messages(repository) == 0)
+    assert ended(repository, submit()).status == "completed", "the worker goes on"
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize(("limit", "kind"), [(SOFT, "soft time limit of 1 s"), (HARD, "time limit of 2 s")])
+def test_without_pool_processes_a_plugin_that_awaits_is_ended_at_its_limit(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    pool: str,
+    limit: dict[str, str],
+    kind: str,
+) -> None:
+    start_worker("-c", "1", "--pool", pool, **QUICK, **limit)
+    job_id = submit(["await_and_clean_up", "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", f"stopped at its {kind}")
+    assert probe_log() == [f"{job_id} start", f"{job_id} cleaned-up"]
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_without_pool_processes_a_job_ends_at_its_limit_though_its_code_goes_on_unheard(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+    pool: str,
+) -> None:
+    start_worker("-c", "1", "--pool", pool, **QUICK, **HARD)
+    gate, target = tmp_path / "gate", tmp_path / "out" / "a.txt"
+    job_id = submit(["write", "late"], ["wait_for", str(gate)], output_paths=[str(target)])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
+    assert history(job) == [(1, "timed_out")]
+    gate.touch()
+    # What it still does has no effect, and the worker takes the next job.
+    assert ended(repository, submit()).status == "completed"
+    assert record(repository, job_id).status == "error"
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_job_is_done_whose_node_was_killed_while_the_plugin_cleaned_up_at_the_soft_limit(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    first = start_worker("-c", "1", **QUICK, **SOFT)
+    job_id = submit(["ignore_soft_limit_until", str(gate)])
+    wait_for_word(probe_log, job_id, "SoftTimeLimitExceeded")
+    first.kill_group()
+    gate.touch()
+    start_worker("-c", "1", **QUICK)
+    job = ended(repository, job_id)
+    assert (job.status, job.attempt, history(job)) == ("completed", 2, [(1, "lost")])
+
+
+def test_a_node_killed_between_the_hard_limit_and_its_record_leaves_the_job_to_another(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    link: Link,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    first = start_worker("-c", "1", **QUICK, **HARD, **record_through(link, redis_server))
+    job_id = submit(["wait_for", str(gate)])
+    wait_for_word(probe_log, job_id, "start")
+    link.hold_requests()
+    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)), why="the hard limit has come")
+    assert record(repository, job_id).status == "processing"
+    first.kill_group()
+    link.cut()
+    gate.touch()
+    start_worker("-c", "1", **QUICK)
+    job = ended(repository, job_id)
+    assert (job.status, job.attempt, starts(probe_log, job_id)) == ("completed", 2, 2)
+
+
+def test_a_hard_limit_that_comes_while_the_record_is_away_is_recorded_when_it_is_back(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    link: Link,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+) -> None:
+    start_worker(
+        "-c",
+        "1",
+        **{**QUICK, **HARD, "CL_ML_TOOLS_LEASE_SECONDS": "30"},
+        **record_through(link, redis_server),
+    )
+    job_id = submit(["wait_for", "/never"])
+    wait_for_word(probe_log, job_id, "start")
+    link.cut()
+    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)), why="the hard limit has come")
+    link.mend()
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
+    assert (job.attempt, starts(probe_log, job_id)) == (1, 1)
+
+
+@pytest.mark.parametrize("limit", [SOFT, HARD], ids=["soft", "hard"])
+def test_time_spent_waiting_for_the_record_to_take_the_outcome_does_not_count(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    link: Link,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+    limit: dict[str, str],
+) -> None:
+    gate, target = tmp_path / "gate", tmp_path / "out" / "a.txt"
+    worker = start_worker(
+        "-c",
+        "1",
+        **{**QUICK, **limit, "CL_ML_TOOLS_LEASE_SECONDS": "30"},
+        **record_through(link, redis_server),
+    )
+    job_id = submit(["write", "whole"], ["wait_for", str(gate)], output_paths=[str(target)])
+    wait_for_word(probe_log, job_id, "start")
+    link.cut()
+    gate.touch()
+    worker.wait_for("Soft time limit" if limit is SOFT else "Hard time limit")
+    link.mend()
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message, job.attempt) == ("completed", None, 1)
+    assert target.read_text() == "whole"
+    assert starts(probe_log, job_id) == 1
