@@ -25,7 +25,7 @@ app.conf.update(
 )
 
 
-@app.task(name="noop", bind=True)
+@app.task(name="noop", bind=True)  # type: ignore[untyped-decorator]  # Celery has no types
 def noop(self: Task, job_id: str) -> str:
     """Do nothing; say so when results are kept."""
     if STORES:

@@ -11,9 +11,10 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from redis import Redis
+
 from benchmarks.systems import Ours, PlainCelery, System, cpu_seconds, left, running_worker, wait_left
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
-from redis import Redis
 
 
 def measure(system: System, client: "Redis", count: int, concurrency: int) -> dict[str, float]:

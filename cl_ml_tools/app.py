@@ -79,8 +79,11 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         lifespan=lifespan,
         max_body_size=settings.max_upload_bytes + FORM_BYTES,
     )
-    app.include_router(create_master_router(repository, create_storage(settings), nobody), prefix="/api")
-    app.include_router(create_job_router(repository, nobody, watcher=watcher), prefix="/api")
+    storage = create_storage(settings)
+    app.include_router(create_master_router(repository, storage, nobody), prefix="/api")
+    app.include_router(
+        create_job_router(repository, nobody, watcher=watcher, file_storage=storage), prefix="/api"
+    )
     return app
 
 

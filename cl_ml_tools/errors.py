@@ -32,6 +32,26 @@ class DuplicateJobError(MLToolsError, ValueError):
     """A job with this id exists already."""
 
 
+class RepeatedSubmissionError(MLToolsError):
+    """The same job was submitted before under this idempotency key.
+
+    Attributes:
+        job_id: the id of the job from then.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"this was submitted before, as job {job_id!r}")
+        self.job_id = job_id
+
+
+class IdempotencyKeyReusedError(MLToolsError, ValueError):
+    """An idempotency key was used before for something else."""
+
+
+class TooManyJobsError(MLToolsError):
+    """The user has as many unfinished jobs as one may have."""
+
+
 class UnknownJobError(MLToolsError, LookupError):
     """There is no such job."""
 

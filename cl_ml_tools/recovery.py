@@ -7,6 +7,7 @@ may at once: each transition is decided in the store, and says what has to be se
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from cl_ml_tools.common.job_leases import Dispatch
 from cl_ml_tools.common.job_recovery import JobRecovery, Recovered
@@ -18,14 +19,20 @@ MAX_CHUNKS = 100
 
 
 def recover(
-    jobs: JobRecovery, send: Callable[[Dispatch], bool], clean_up: Callable[[str], object] | None = None
+    jobs: JobRecovery,
+    send: Callable[[Dispatch], bool],
+    clean_up: Callable[[str], object] | None = None,
+    *,
+    during: AbstractContextManager[None] | None = None,
 ) -> Counter[str]:
     """Do what has to be done for jobs that nobody looks after, and count it.
 
     Args:
         jobs: the store.
-        send: sends a message; what it could not send is found again by a later step.
+        send: sends a message. When it could not, this step sends no more for that task type: each try may
+            wait for a broker that hangs. A later step finds what was not sent.
         clean_up: removes a job's files, for records that are gone now; without it they are left to the sweep.
+        during: entered around each single call that may block.
 
     Returns:
         How often each act was done: ``queued`` (a lease had ended, or its time has come), ``resent`` (a
@@ -35,28 +42,47 @@ def recover(
         StoreUnavailableError: the store does not answer; the next step goes on from there.
     """
     done: Counter[str] = Counter()
+    during = during or nullcontext()
+    send = _sparing_failed_queues(send)
     for act in (jobs.recover_leases, jobs.recover_due, jobs.recover_messages, jobs.retire):
         for _ in range(MAX_CHUNKS):
-            recovered = act()
-            _carry_out(recovered, send, clean_up)
+            with during:
+                recovered = act()
+            _carry_out(recovered, send, clean_up, during)
             done.update(word for word, _ in recovered.acts)
             if recovered.is_whole:
                 break
     return done
 
 
+def _sparing_failed_queues(send: Callable[[Dispatch], bool]) -> Callable[[Dispatch], bool]:
+    failed: set[str] = set()
+
+    def send_while_it_works(dispatch: Dispatch) -> bool:
+        if dispatch.task_type not in failed and not send(dispatch):
+            failed.add(dispatch.task_type)
+        return dispatch.task_type not in failed
+
+    return send_while_it_works
+
+
 def _carry_out(
-    recovered: Recovered, send: Callable[[Dispatch], bool], clean_up: Callable[[str], object] | None
+    recovered: Recovered,
+    send: Callable[[Dispatch], bool],
+    clean_up: Callable[[str], object] | None,
+    during: AbstractContextManager[None],
 ) -> None:
     for word, job_id in recovered.acts:
         logger.warning("recovery: job %s: %s", job_id, word)
     for dispatch in recovered.dispatches:
-        send(dispatch)
+        with during:
+            send(dispatch)
     if clean_up is None:
         return
     for word, job_id in recovered.acts:
         if word in ("deleted", "retired"):
             try:
-                clean_up(job_id)
+                with during:
+                    clean_up(job_id)
             except OSError:
                 logger.exception("job %s: its files could not be removed; the sweep takes them later", job_id)

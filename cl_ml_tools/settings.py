@@ -15,10 +15,11 @@ PREFIX = "CL_ML_TOOLS_"
 class Settings(BaseModel):
     """All settings. Each field's description says what it does; the README's table is tested against them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
+        pattern=r"^(redis|rediss|unix)://",
         description="Redis or Valkey (6.2 or newer) that keeps the record of jobs: `redis://`, `rediss://` or `unix://`.",
     )
     broker_url: str | None = Field(
@@ -108,4 +109,6 @@ class Settings(BaseModel):
             if first["type"] == "extra_forbidden":
                 known = ", ".join(sorted(f"{PREFIX}{name.upper()}" for name in cls.model_fields))
                 raise SettingsError(f"{variable} is no setting. Known: {known}") from error
-            raise SettingsError(f"{variable} = {first['input']!r}: {first['msg']}") from error
+            # A URL may hold a password.
+            value = "***" if field.endswith("_url") else repr(first["input"])
+            raise SettingsError(f"{variable} = {value}: {first['msg']}") from None

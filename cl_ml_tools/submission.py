@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import uuid4
 
-from anyio import CancelScope
+from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import APIRouter, UploadFile
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +24,12 @@ logger = logging.getLogger(__name__)
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 T = TypeVar("T")
+
+
+MAX_ASKING = 8
+"""How many threads of a process call a repository that keeps leases at one time."""
+
+_limiter = RunVar[CapacityLimiter]("cl_ml_tools.asking")
 
 
 class JobAccepted(BaseModel):
@@ -182,8 +189,17 @@ async def ask(repository: JobRepository, question: Callable[[], T]) -> T:
     that thread, or be spoiled by two transactions at once.
     """
     if isinstance(repository, LeasingJobRepository):
-        return await run_in_threadpool(question)
+        return await to_thread.run_sync(question, limiter=_asking())
     return question()
+
+
+def _asking() -> CapacityLimiter:
+    """Each thread that asks has a connection of its own, so few do: one for each event loop's process."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        _limiter.set(CapacityLimiter(MAX_ASKING))
+        return _limiter.get()
 
 
 def creator_of(user: Any) -> str | None:

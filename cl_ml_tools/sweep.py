@@ -5,6 +5,7 @@ They are left by processes that died: uploads without a record, outputs of attem
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
@@ -48,25 +49,36 @@ class JobStates(Protocol):
         ...
 
 
-def sweep(storage: SweptStorage, store: JobStates) -> Iterator[int]:
+def sweep(
+    storage: SweptStorage, store: JobStates, *, during: AbstractContextManager[None] | None = None
+) -> Iterator[int]:
     """One pass over the storage: each step looks at up to `CHUNK` jobs and yields how many things it removed.
 
     Any number may sweep at once. A step that cannot reach the store raises, and the pass is over.
 
+    Args:
+        storage: whose files.
+        store: knows the jobs.
+        during: entered around each single call that may block.
+
     Raises:
         StoreUnavailableError: the store does not answer.
     """
+    during = during or nullcontext()
     yield storage.remove_doomed(MIN_AGE_SECONDS)
     old = storage.old_jobs(MIN_AGE_SECONDS)
     while job_ids := list(islice(old, CHUNK)):
         removed = 0
-        for job_id, status in store.states(job_ids).items():
+        with during:
+            states = store.states(job_ids)
+        for job_id, status in states.items():
             try:
-                if status is None:
-                    removed += storage.cleanup_job(job_id)
-                    logger.warning("sweep: removed the files of %s, which has no record", job_id)
-                elif status.is_terminal:
-                    removed += storage.remove_leftovers(job_id, MIN_AGE_SECONDS)
+                with during:
+                    if status is None:
+                        removed += storage.cleanup_job(job_id)
+                        logger.warning("sweep: removed the files of %s, which has no record", job_id)
+                    elif status.is_terminal:
+                        removed += storage.remove_leftovers(job_id, MIN_AGE_SECONDS)
             except OSError:
                 logger.exception("sweep: the files of %s cannot be removed", job_id)
         yield removed

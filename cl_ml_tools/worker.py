@@ -25,6 +25,7 @@ from cl_ml_tools.execution import (
     LeasedRun,
     RetryLater,
     finish,
+    lease_clock,
     limits_of,
     read_percent,
     retry_later,
@@ -102,7 +103,7 @@ class Worker:
 
     async def _run_leased(self, repository: LeasingJobRepository, wanted: list[str]) -> bool:
         lease_seconds = self._settings.lease_seconds
-        claimed_at = time.monotonic()
+        claimed_at = lease_clock()
         claim = await asyncio.to_thread(
             repository.claim_next_job, wanted, owner=self._owner, lease_seconds=lease_seconds
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import broker_fixtures
 import pytest
 from harness import Environment, Process
 
@@ -13,6 +14,14 @@ from cl_ml_tools.common.schemas import Job
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+
+rabbitmq_node = broker_fixtures.rabbitmq_node
+rabbitmq_url = broker_fixtures.rabbitmq_url
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--broker rabbitmq`` lets masters and workers of all tests use it; the record stays on Redis."""
+    parser.addoption("--broker", choices=("redis", "rabbitmq"), default="redis")
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +40,17 @@ def store(redis_server: EmbeddedRedis) -> Iterator[RedisJobStore]:
 
 
 @pytest.fixture
-def environment(redis_server: EmbeddedRedis, store: RedisJobStore, tmp_path: Path) -> Environment:
+def environment(
+    request: pytest.FixtureRequest, redis_server: EmbeddedRedis, store: RedisJobStore, tmp_path: Path
+) -> Environment:
     """Variables that point masters and workers to the empty server and to the test's own storage."""
-    return Environment(
-        {
-            "CL_ML_TOOLS_REDIS_URL": redis_server.redis_url,
-            "CL_ML_TOOLS_STORAGE_DIR": str(tmp_path / "media"),
-        },
-        tmp_path,
-    )
+    variables = {
+        "CL_ML_TOOLS_REDIS_URL": redis_server.redis_url,
+        "CL_ML_TOOLS_STORAGE_DIR": str(tmp_path / "media"),
+    }
+    if request.config.getoption("--broker") == "rabbitmq":
+        variables["CL_ML_TOOLS_BROKER_URL"] = request.getfixturevalue("rabbitmq_url")
+    return Environment(variables, tmp_path)
 
 
 @pytest.fixture
@@ -86,9 +97,11 @@ def repository(environment: Environment) -> Iterator[CeleryJobRepository]:
 def submit(repository: CeleryJobRepository, tmp_path: Path) -> Callable[..., str]:
     """Submit a probe job that does ``steps``; returns its id."""
 
-    def add(*steps: list[Any], task_type: str = "probe", priority: int = 5, **params: Any) -> str:
+    def add(
+        *steps: list[Any], task_type: str = "probe", priority: int = 5, job_id: str = "", **params: Any
+    ) -> str:
         params = {"log": str(tmp_path / "probe.log"), "steps": list(steps), **params}
-        job = Job(job_id=str(uuid.uuid4()), task_type=task_type, params=params)
+        job = Job(job_id=job_id or str(uuid.uuid4()), task_type=task_type, params=params)
         return repository.add_job(job, priority=priority)
 
     return add

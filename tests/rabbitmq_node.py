@@ -1,5 +1,6 @@
 """A RabbitMQ server of one's own: started, stopped, killed and started again without touching any other."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -108,10 +109,10 @@ class RabbitMQNode:
         """End it at once, as a power cut would; return when it is gone."""
         if self._process is None or self._process.poll() is not None:
             return
-        family = [self._process, *psutil.Process(self._process.pid).children(recursive=True)]
-        for process in family:
-            if psutil.pid_exists(process.pid):
-                os.kill(process.pid, signal.SIGKILL)
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        for pid in (self._process.pid, *(process.pid for process in family)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def control(self, *words: str) -> str:

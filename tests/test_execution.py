@@ -35,6 +35,7 @@ from cl_ml_tools.execution import (
     event_loop,
     finish,
     finishing,
+    lease_clock,
     retry_later,
     run_on_thread_loop,
 )
@@ -114,7 +115,7 @@ class Stage:
             job_id="a",
             token="t",
             owner=HERE,
-            claimed_at=time.monotonic(),
+            claimed_at=lease_clock(),
             lease_seconds=self.lease_seconds,
             progress_interval_seconds=0.01,
             time_limit=self.time_limit,
@@ -569,9 +570,8 @@ def test_a_plugin_that_awaits_is_cancelled_when_its_job_is_cancelled(stage: Stag
     assert files_below(target.parent) == {}
 
 
-def test_a_run_that_is_told_to_stop_before_it_begins_does_not_wait_for_its_plugin(stage: Stage) -> None:
-    async def wait(_: Call) -> None:
-        await asyncio.wait_for(asyncio.Event().wait(), 5)
+def test_a_run_that_is_told_to_stop_before_it_begins_does_not_begin(stage: Stage) -> None:
+    begun: list[Call] = []
 
     stage.store.add(Job(job_id="a", task_type="probe", params={}))
     claim = stage.claim()
@@ -580,16 +580,17 @@ def test_a_run_that_is_told_to_stop_before_it_begins_does_not_wait_for_its_plugi
         job_id="a",
         token="t",
         owner=HERE,
-        claimed_at=time.monotonic(),
+        claimed_at=lease_clock(),
         lease_seconds=30,
         progress_interval_seconds=60,
     )
-    with Execution(Plugin(wait), claim, monitored, limits=stage.limits) as execution:
+    with Execution(Plugin(begun.append), claim, monitored, limits=stage.limits) as execution:
         stage.store.cancel("a")
         monitored.report(1)
         monitored.flush()
         ended = run_on_thread_loop(execution.run())
     assert ended == Outcome(JobStatus.CANCELLED, error_message="cancelled while it ran")
+    assert begun == [], "nobody would cancel it: it was told to stop already"
 
 
 def report_for_ever(call: Call) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from cl_ml_tools.celery_bridge.installation import Installation
+from cl_ml_tools.celery_bridge.queues import celery_task_id
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.job_leases import Finished, Owner, RequeueCause, RequeueState
 from cl_ml_tools.errors import StoreUnavailableError
@@ -42,19 +43,23 @@ class Attendant:
         """Begin; once. It ends with the process."""
         self._thread.start()
 
-    def crashed(self, job_id: str, process: int, detail: str) -> None:
-        """The process that ran a job has died: count it, and start the job again below the limit."""
-        self._waiting.put(lambda: self._settle(job_id, process, RequeueCause.CRASHED, detail))
+    def crashed(self, job_id: str, process: int, detail: str, sequence: int) -> None:
+        """The process that a job was delivered to has died: count it, and start the job again below the limit."""
+        self._waiting.put(lambda: self._settle(job_id, process, RequeueCause.CRASHED, detail, sequence))
 
     def timed_out(self, job_id: str, process: int, time_limit: float) -> None:
         """The process that ran a job was killed at the job's time limit."""
         detail = f"stopped at its time limit of {time_limit:g} s"
         self._waiting.put(lambda: self._settle(job_id, process, RequeueCause.TIMED_OUT, detail))
 
-    def revoked(self, job_id: str, process: int | None) -> None:
+    def revoked(self, job_id: str, task_id: str, process: int | None) -> None:
         """Somebody has revoked the Celery task (in Flower, say): that cancels the job."""
 
         def settle() -> None:
+            job = self._installation.store.get(job_id)
+            if job is None or task_id != celery_task_id(job_id, job.retries):
+                # A late message of before a retry: the revoke was for that.
+                return
             self._installation.store.cancel(job_id)
             if process is not None:
                 self._settle(job_id, process, RequeueCause.CRASHED, "revoked")
@@ -68,18 +73,30 @@ class Attendant:
         except StoreUnavailableError:
             logger.warning("job %s could not be given back; it is when its lease ends", job_id, exc_info=True)
 
-    def _settle(self, job_id: str, process: int, cause: RequeueCause, detail: str) -> None:
+    def _settle(self, job_id: str, process: int, cause: RequeueCause, detail: str, sequence: int = 0) -> None:
         installation = self._installation
         if (waiting := self._spool.get(job_id)) is not None:
             token, outcome = waiting
-            finished = installation.store.finish(job_id, token=token, outcome=outcome)
-            self._spool.remove(job_id)
-            if finished is not Finished.LOST:
-                logger.warning("job %s was %s, and had its outcome ready: %s", job_id, cause, outcome.status)
-                return
+            if outcome is None:
+                cause, detail = RequeueCause.RELEASED, ""
+            else:
+                finished = installation.store.finish(job_id, token=token, outcome=outcome)
+                if finished is not Finished.LOST:
+                    logger.warning(
+                        "job %s was %s, and had its outcome ready: %s", job_id, cause, outcome.status
+                    )
+                    self._spool.remove(job_id)
+                    if finished is Finished.DELETED:
+                        installation.clean_up(job_id)
+                    return
         requeued = installation.store.requeue(
-            job_id, owner=Owner(installation.node, process), cause=cause, detail=detail
+            job_id,
+            owner=Owner(installation.node, process),
+            cause=cause,
+            detail=detail,
+            sequence=sequence,
         )
+        self._spool.remove(job_id)
         if requeued.state is RequeueState.LOST:
             # It had finished, or was not claimed yet.
             return
@@ -100,13 +117,13 @@ class Attendant:
             except queue.Empty:
                 settle = None
             try:
-                with _working:
-                    if settle is not None:
+                if settle is not None:
+                    with _working:
                         settle()
-                    else:
-                        next_recovery = time.monotonic() + interval * random.uniform(0.8, 1.2)  # noqa: S311
-                        self._recover()
-                        self._sweep()
+                else:
+                    next_recovery = time.monotonic() + interval * random.uniform(0.8, 1.2)  # noqa: S311
+                    self._recover()
+                    self._sweep()
             except StoreUnavailableError as error:
                 logger.warning("the attendant cannot reach the record, trying again: %s", error)
                 if settle is not None:
@@ -122,7 +139,7 @@ class Attendant:
         if self._pass is None:
             storage = cast("object", installation.storage)
             if isinstance(storage, SweptStorage) and installation.store.claim_turn("sweep", 3600):
-                self._pass = sweep(storage, installation.store)
+                self._pass = sweep(storage, installation.store, during=_working)
             return
         try:
             next(self._pass)
@@ -133,7 +150,12 @@ class Attendant:
 
     def _recover(self) -> None:
         installation = self._installation
-        done = recover(installation.recovery, installation.repository.send, installation.clean_up)
+        done = recover(
+            installation.recovery,
+            installation.repository.send,
+            installation.clean_up,
+            during=_working,
+        )
         if done:
             logger.warning(
                 "recovery: %s", ", ".join(f"{count} {word}" for word, count in sorted(done.items()))

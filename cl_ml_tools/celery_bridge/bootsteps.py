@@ -9,8 +9,11 @@ from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 
 from cl_ml_tools.celery_bridge.attendant import Attendant
+from cl_ml_tools.celery_bridge.handed_down import hand_down
 from cl_ml_tools.celery_bridge.installation import NODE_VARIABLE, installations
 from cl_ml_tools.celery_bridge.keeper import Keeper
+from cl_ml_tools.celery_bridge.queues import PREFIX
+from cl_ml_tools.celery_bridge.spawned import remember_places
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.errors import StoreUnavailableError
 
@@ -22,14 +25,19 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
+        self._installation = installations[parent.app]
         pool = parent.pool_cls.__module__.rsplit(".", 1)[-1]
         if pool in ("gevent", "eventlet"):
-            raise ImproperlyConfigured(
-                f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
-                "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
-            )
-        self._installation = installations[parent.app]
-        os.environ[NODE_VARIABLE] = f"{parent.hostname}:{os.getpid()}:{secrets.token_hex(4)}"
+            if any(name.startswith(PREFIX) for name in parent.app.amqp.queues.consume_from):
+                raise ImproperlyConfigured(
+                    f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
+                    "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
+                )
+            # A worker for other tasks of its app: that is none of our business.
+            self.enabled = False
+            return
+        remember_places(parent.app)
+        hand_down(NODE_VARIABLE, f"{parent.hostname}:{os.getpid()}:{secrets.token_hex(4)}")
         self._spool = OutcomeSpool.create()
 
     def start(self, parent: Any) -> None:

@@ -26,10 +26,16 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "health_check_interval": 25,
         "client_name": "cl_ml_tools",
     }
+    amqp_options = {
+        # Without confirms a message that RabbitMQ refuses is lost in silence.
+        "confirm_publish": True,
+        # As above: a hung server. A consumer that waits for messages is not bound by them.
+        "read_timeout": timeout_seconds,
+        "write_timeout": timeout_seconds,
+    }
     return {
         "broker_url": broker_url,
-        # Without confirms a message that RabbitMQ refuses is lost in silence.
-        "broker_transport_options": {"confirm_publish": True} if on_amqp else redis_options,
+        "broker_transport_options": amqp_options if on_amqp else redis_options,
         # Ours alone: a queue named `celery` may be shared with strangers.
         "task_default_queue": "cl_ml_tools",
         # Never pickle: a message must not be able to run code.

@@ -7,6 +7,7 @@ from celery import Celery
 from celery.signals import celeryd_init
 
 from cl_ml_tools.celery_bridge.bootsteps import JobsStep
+from cl_ml_tools.celery_bridge.consumer_timeout import ConsumerTimeoutStep
 from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import job_queue, queue_name
 from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
@@ -53,6 +54,7 @@ def install(
     installation = Installation(store, repository, recovery, settings, storage, consume)
     installations[app] = installation
     app.steps["worker"].add(JobsStep)
+    app.steps["consumer"].add(ConsumerTimeoutStep)
     if app.configured:
         _include_task_module(app)
     else:

@@ -1,13 +1,13 @@
 """What is installed on which Celery app, in this process."""
 
 import logging
-import os
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from cl_ml_tools.celery_bridge.handed_down import handed_down
 from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.settings import Settings
@@ -48,7 +48,7 @@ class Installation:
     @property
     def node(self) -> str:
         """The id of this worker's start."""
-        return os.environ[NODE_VARIABLE]
+        return handed_down(NODE_VARIABLE)
 
     def clean_up(self, job_id: str) -> None:
         """Remove the files of a job whose record is gone; a failure is logged, the sweep takes them later."""

@@ -71,6 +71,9 @@ class Keeper:
         # On the threads and solo pools the run is in this very process.
         if process in (None, os.getpid()) or now - since < self._installation.settings.cancel_grace_seconds:
             return
+        if request not in worker_state.active_requests:
+            # It has ended since; the process may have the next job already.
+            return
         logger.warning(
             "job %s is told to stop (%s) and goes on: ending process %d", request.job_id, state, process
         )

@@ -10,12 +10,21 @@ PREFIX = "cl_ml_tools."
 
 HIGHEST_PRIORITY = 10
 
+CONSUMER_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+"""How long RabbitMQ lets a job run before it takes the message back. One value everywhere: it is part of the
+queue's declaration, which must be the same on every node, whatever its time limits are."""
+
 _on_redis: "weakref.WeakKeyDictionary[Celery, bool]" = weakref.WeakKeyDictionary()
 
 
 def celery_task_name(task_type: str) -> str:
     """The name of the Celery task that does jobs of this type."""
     return f"{PREFIX}{task_type}"
+
+
+def celery_task_id(job_id: str, retries: int) -> str:
+    """The Celery task's id of a job; another one after each retry, since workers discard ids once revoked."""
+    return f"{job_id}.{retries}" if retries else job_id
 
 
 def queue_name(task_type: str) -> str:
@@ -45,8 +54,13 @@ def broker_fingerprint(app: Celery) -> str:
 def job_queue(app: Celery, task_type: str) -> Queue:
     """The queue of a task type, as both sides declare it."""
     name = queue_name(task_type)
-    # RabbitMQ orders a classic queue by priority only when it is declared with its highest one.
-    arguments = None if is_on_redis(app) else {"x-max-priority": HIGHEST_PRIORITY}
+    # RabbitMQ orders a classic queue by priority only when it is declared with its highest one, and by default
+    # closes the connection of a consumer that keeps a message for half an hour.
+    arguments = (
+        None
+        if is_on_redis(app)
+        else {"x-max-priority": HIGHEST_PRIORITY, "x-consumer-timeout": CONSUMER_TIMEOUT_MS}
+    )
     return Queue(name, exchange=Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
 
 

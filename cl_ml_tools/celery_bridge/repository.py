@@ -11,7 +11,14 @@ from typing import Any
 from celery import Celery
 
 from cl_ml_tools.celery_bridge import polling
-from cl_ml_tools.celery_bridge.queues import broker_fingerprint, celery_task_name, job_queue, message_priority
+from cl_ml_tools.celery_bridge.queues import (
+    broker_fingerprint,
+    celery_task_id,
+    celery_task_name,
+    job_queue,
+    message_priority,
+)
+from cl_ml_tools.common.job_control import JobPage, JobQuery, Removal, Submission
 from cl_ml_tools.common.job_leases import (
     CancelAnswer,
     Claim,
@@ -25,13 +32,17 @@ from cl_ml_tools.common.job_leases import (
     RunState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
-from cl_ml_tools.errors import InvalidJobError
+from cl_ml_tools.errors import InvalidJobError, RepeatedSubmissionError
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+from cl_ml_tools.stores.redis_search import find_jobs
 
 logger = logging.getLogger(__name__)
 
 BARE_LEASE_SECONDS = 3600.0
 """The lease of a job taken by `fetch_next_job`, whose caller keeps no heartbeat; each update renews it."""
+
+CONFIRM_SECONDS = 2.0
+"""How long RabbitMQ may take to confirm that it has a message; later, recovery sends the message again."""
 
 _UPDATABLE = frozenset({"status", "progress", "task_output", "error_message"})
 
@@ -101,6 +112,21 @@ class CeleryJobRepository:
             self.send(dispatch)
         return job.job_id
 
+    def add_job_once(
+        self, job: Job, submission: Submission, created_by: str | None = None, priority: int | None = None
+    ) -> str:
+        """See `cl_ml_tools.common.job_control.AddsJobsOnce.add_job_once`."""
+        try:
+            dispatch = self.store.add(job, created_by=created_by, priority=priority, submission=submission)
+        except RepeatedSubmissionError as repeated:
+            return repeated.job_id
+        self.send(dispatch)
+        return job.job_id
+
+    def count_unfinished(self, created_by: str) -> int:
+        """See `cl_ml_tools.common.job_control.CountsUnfinishedJobs.count_unfinished`."""
+        return int(self.store.scripts.run("count_unfinished", created_by))
+
     def get_job(self, job_id: str) -> JobRecord | None:
         """The job with all that is known of it, or None."""
         return self.store.get(job_id)
@@ -116,6 +142,10 @@ class CeleryJobRepository:
             limit: at most so many.
         """
         return self.store.list(status=status, created_before=created_before, limit=limit)
+
+    def find_jobs(self, query: JobQuery) -> JobPage:
+        """See `cl_ml_tools.common.job_control.FindsJobs.find_jobs`."""
+        return find_jobs(self.store.scripts, query)
 
     def fetch_next_job(self, task_types: list[str]) -> JobRecord | None:
         """Claim the most urgent queued job of these types, from the queues that Celery workers consume too.
@@ -166,6 +196,10 @@ class CeleryJobRepository:
         """Remove a job, False if unknown. One that runs is hidden at once, gone when its run stops."""
         return self.store.delete(job_id)
 
+    def remove_job(self, job_id: str) -> Removal:
+        """See `cl_ml_tools.common.job_control.RemovesJobs.remove_job`."""
+        return self.store.remove(job_id)
+
     def cancel_job(self, job_id: str) -> CancelAnswer:
         """Cancel a job: a queued one at once, a running one by asking its run to stop."""
         return self.store.cancel(job_id)
@@ -202,13 +236,14 @@ class CeleryJobRepository:
             self._app.send_task(
                 celery_task_name(dispatch.task_type),
                 (job_id, dispatch.sequence),
-                # Workers discard ids that were ever revoked, so another try has another id.
-                task_id=f"{job_id}.{dispatch.retries}" if dispatch.retries else job_id,
+                task_id=celery_task_id(job_id, dispatch.retries),
                 queue=job_queue(self._app, dispatch.task_type),
                 priority=message_priority(self._app, dispatch.priority),
                 serializer="json",
                 # Without this a result backend would be subscribed to for each job.
                 ignore_result=True,
+                # On RabbitMQ: how long its confirmation is waited for.
+                confirm_timeout=CONFIRM_SECONDS,
                 # What Flower shows: no whole paths, no parameters that may be secret.
                 argsrepr=repr((dispatch.task_type, *dispatch.file_names[:3]))[:200],
                 kwargsrepr="{}",

@@ -34,10 +34,10 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
         if attendant is None or process is None or self._already_cancelled:
             return handled
         if isinstance(exception, Terminated):
-            attendant.revoked(self.job_id, process)
+            attendant.revoked(self.job_id, self.id, process)
         # A pool process that is told to exit reaches this method as SystemExit.
         elif isinstance(exception, WorkerLostError | SystemExit):
-            attendant.crashed(self.job_id, process, str(exception))
+            attendant.crashed(self.job_id, process, str(exception), int(self.args[1]))
         return handled
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -56,7 +56,7 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         super()._announce_revoked(reason, terminated, signum, expired)
         if self._attendant is not None:
-            self._attendant.revoked(self.job_id, self.worker_pid)
+            self._attendant.revoked(self.job_id, self.id, self.worker_pid)
 
     @property
     def _attendant(self) -> "Attendant | None":

@@ -1,7 +1,8 @@
-"""Outcomes that wait for a store that is away, beside the process that has them.
+"""What waits for a store that is away, beside the process that has it.
 
 A pool process that waits may be killed meanwhile: its time limit counts the wait, or the node is shut down.
-Its main process then finds the outcome here, and stores it instead of counting a crash or a timeout.
+Its main process then finds here what it had done, and does not count a crash or a timeout. It stores the outcome;
+of a run that had still to confirm its claim, and so not moved its outputs, it gives the job back.
 """
 
 import json
@@ -10,6 +11,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from cl_ml_tools.celery_bridge.handed_down import hand_down, handed_down
 from cl_ml_tools.common.job_leases import Claim, Outcome
 from cl_ml_tools.common.schemas import JobStatus
 
@@ -18,7 +20,7 @@ SPOOL_VARIABLE = "_CL_ML_TOOLS_SPOOL"
 
 
 class OutcomeSpool:
-    """A directory of one node with a file for each waiting outcome; it is there only while one waits."""
+    """A directory of one node with a file for each run that waits; it is there only while one does."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -26,36 +28,38 @@ class OutcomeSpool:
     @classmethod
     def of_this_node(cls) -> "OutcomeSpool":
         """The spool that this node's main process has made."""
-        return cls(Path(os.environ[SPOOL_VARIABLE]))
+        return cls(Path(handed_down(SPOOL_VARIABLE)))
 
     @classmethod
     def create(cls) -> "OutcomeSpool":
         """A new spool, made known to the processes that this one starts."""
         directory = Path(tempfile.gettempdir()) / f"cl_ml_tools-outcomes-{secrets.token_hex(8)}"
-        os.environ[SPOOL_VARIABLE] = str(directory)
+        hand_down(SPOOL_VARIABLE, str(directory))
         return cls(directory)
 
-    def put(self, claim: Claim, outcome: Outcome) -> None:
-        """Keep an outcome."""
+    def put(self, claim: Claim, outcome: Outcome | None) -> None:
+        """Note that a run waits, with its outcome, or with None as long as it has to confirm its claim."""
         # Private: who can write here decides outcomes.
         self._directory.mkdir(mode=0o700, exist_ok=True)
         path = self._path(claim.job.job_id)
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(
-            json.dumps([claim.token, outcome.status, outcome.task_output, outcome.error_message])
-        )
+        fields = outcome and (outcome.status, outcome.task_output, outcome.error_message)
+        partial.write_text(json.dumps([claim.token, fields]))
         partial.replace(path)
 
-    def get(self, job_id: str) -> tuple[str, Outcome] | None:
-        """The token and the outcome that wait for a job, or None."""
+    def get(self, job_id: str) -> tuple[str, Outcome | None] | None:
+        """The token of the job's run that waits, and what was put with it; None when none waits."""
         try:
-            token, status, task_output, error_message = json.loads(self._path(job_id).read_text())
+            token, fields = json.loads(self._path(job_id).read_text())
         except FileNotFoundError:
             return None
+        if fields is None:
+            return token, None
+        status, task_output, error_message = fields
         return token, Outcome(JobStatus(status), task_output, error_message)
 
     def remove(self, job_id: str) -> None:
-        """Forget a job's outcome; harmless when there is none."""
+        """Forget a job's run; harmless when none waits."""
         self._path(job_id).unlink(missing_ok=True)
         try:
             self._directory.rmdir()

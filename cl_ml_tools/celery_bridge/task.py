@@ -7,7 +7,6 @@ on. It stands in the apps' ``include``, so that workers load it and nobody else 
 import logging
 import os
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,14 +16,16 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import celery_task_name
+from cl_ml_tools.celery_bridge.spawned import adopt_copies
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.compute_module import ComputeModule
-from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal
+from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal, RequeueState
 from cl_ml_tools.execution import (
     Execution,
     LeasedRun,
     RetryLater,
     finish,
+    lease_clock,
     limits_of,
     patiently,
     retry_later,
@@ -69,7 +70,7 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
     store, settings = installation.store, installation.settings
     owner = Owner(installation.node, os.getpid())
     token = secrets.token_hex(8)
-    claimed_at = time.monotonic()
+    claimed_at = lease_clock()
     # Under one token: a claim that a hung server executes late is found again, not counted as lost.
     claim = _undisturbed(
         lambda: patiently(
@@ -97,15 +98,25 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         progress_interval_seconds=settings.progress_interval_seconds,
         time_limit=None if in_pool_process else limits.hard,
     )
+    spool = OutcomeSpool.of_this_node()
     with Execution(
-        self.compute_module, claim, monitored, limits=limits, is_process_ending=terminate_handler_fired
+        self.compute_module,
+        claim,
+        monitored,
+        limits=limits,
+        on_doubt=lambda: spool.put(claim, None),
+        is_process_ending=_is_process_ending,
     ) as execution:
         ended = run_on_thread_loop(execution.run(), execution.interrupted)
+        spool.remove(job_id)
         if ended is None:
             raise Ignore
         if isinstance(ended, RetryLater):
             retry = ended
-            return str(_undisturbed(lambda: retry_later(claim, retry, store, owner)).state)
+            requeued = _undisturbed(lambda: retry_later(claim, retry, store, owner))
+            if requeued.state is RequeueState.DELETED:
+                installation.clean_up(job_id)
+            return str(requeued.state)
         return _finish(installation, claim, ended, monitored)
 
 
@@ -124,6 +135,8 @@ def _finish(installation: Installation, claim: Claim, outcome: Outcome, monitore
         spool.remove(job_id)
     if finished is Finished.DELETED:
         installation.clean_up(job_id)
+    if finished is not Finished.STORED:
+        raise Ignore
     return str(outcome.status)
 
 
@@ -135,6 +148,11 @@ def _undisturbed(act: Callable[[], T]) -> T:
             return act()
         except SoftTimeLimitExceeded:
             logger.info("the soft time limit passed while a job waited for the store")
+
+
+def _is_process_ending(error: BaseException) -> bool:
+    """Celery and billiard end a process by signals that raise ``SystemExit``; Ctrl-C is theirs, and raises nothing."""
+    return isinstance(error, SystemExit) and terminate_handler_fired()
 
 
 def _is_pool_process() -> bool:
@@ -171,5 +189,5 @@ def register_tasks(app: Celery, installation: Installation) -> None:
         )
 
 
-for _app, _installation in list(installations.items()):
+for _app, _installation in [*installations.items(), *adopt_copies(__name__)]:
     register_tasks(_app, _installation)

@@ -198,6 +198,7 @@ class JobLeases(OutcomeStore, Protocol):
         cause: RequeueCause,
         detail: str,
         token: str | None = None,
+        sequence: int = 0,
         max_retries: int = 0,
         delay_seconds: float = 0.0,
     ) -> Requeued:
@@ -209,6 +210,8 @@ class JobLeases(OutcomeStore, Protocol):
             cause: why its run has ended; decides what is counted, and which limit holds.
             detail: what is known of it, for the job's history and error message.
             token: the claim's token; None means whatever run of the job the owner has.
+            sequence: of the message that was delivered to a process that died: also when it had not claimed
+                the job yet, that is a crash. 0 means not known.
             max_retries: how many failed tries may be repeated.
             delay_seconds: how long the next try waits.
         """

@@ -46,3 +46,34 @@ class JobWatcher(Protocol):
             cl_ml_tools.errors.StoreUnavailableError: the store cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class JobsWatcher(JobWatcher, Protocol):
+    """Follows all jobs of a creator too."""
+
+    async def position(self) -> str:
+        """The id of the newest event: `watch_jobs` after it tells all that follows.
+
+        Raises:
+            cl_ml_tools.errors.StoreUnavailableError: the store cannot be read.
+        """
+        ...
+
+    def watch_jobs(
+        self, *, after: str, created_by: str | None, of_anybody: bool = False
+    ) -> AsyncIterator[JobEvent]:
+        """The changes of a creator's jobs after an event, as they are stored, in order, without an end.
+
+        Changes of status are never missed; progress may be skipped. When ``after`` is longer ago than events are
+        kept it begins with how those jobs stand that have changed since; which were deleted is then not told.
+
+        Args:
+            after: an event's id.
+            created_by: whose jobs; None means those that are nobody's.
+            of_anybody: whether all jobs are meant; ``created_by`` then means nothing.
+
+        Raises:
+            cl_ml_tools.errors.StoreUnavailableError: the store cannot be read.
+        """
+        ...

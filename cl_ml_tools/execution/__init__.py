@@ -3,7 +3,7 @@
 from cl_ml_tools.execution.event_loop import run_on_thread_loop
 from cl_ml_tools.execution.finishing import finish, patiently, retry_later
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, limits_of
-from cl_ml_tools.execution.monitor import LeasedRun, RunMonitor, read_percent
+from cl_ml_tools.execution.monitor import LeasedRun, RunMonitor, lease_clock, read_percent
 from cl_ml_tools.execution.run import Execution
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RunMonitor",
     "TimeLimits",
     "finish",
+    "lease_clock",
     "limits_of",
     "patiently",
     "read_percent",

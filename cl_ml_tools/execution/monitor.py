@@ -17,6 +17,12 @@ logger = logging.getLogger(__name__)
 # A plugin may fork while the monitor works.
 _working = ForkGate()
 
+
+def lease_clock() -> float:
+    """Seconds by a clock that goes on while the machine sleeps, as leases do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 RETRY_SECONDS = 1.0
 """Pause before the store is asked again after it did not answer."""
 
@@ -60,7 +66,7 @@ class LeasedRun:
         job_id: the job.
         token: the claim's token.
         owner: who runs it.
-        claimed_at: when the claim was asked for (``time.monotonic``).
+        claimed_at: when the claim was asked for, by `lease_clock`.
         lease_seconds: how long each extension lasts; extended every third of it.
         progress_interval_seconds: shortest time between two writes of progress.
         time_limit: after so many seconds the job is ended in ``error``, whatever the run does; None when
@@ -92,7 +98,7 @@ class LeasedRun:
         self._written = 0
         self._ended = False
         self._next_write = 0.0
-        self._next_extend = claimed_at + lease_seconds / 3
+        self._next_extend = time.monotonic() + lease_seconds / 3
         self._sure_until = claimed_at + 0.9 * lease_seconds
         self._timing_out = threading.Lock()
         self._time_limit = time_limit
@@ -171,18 +177,18 @@ class LeasedRun:
         with self._timing_out:
             self._time_out_at = math.inf
         # Nobody can have taken the job before its lease could end, counted from when it was asked for.
-        if time.monotonic() < self._sure_until or self.stop_state is not None:
+        if lease_clock() < self._sure_until or self.stop_state is not None:
             return
         self._extend()
 
     def _extend(self) -> None:
-        asked_at = time.monotonic()
+        asked_at, sure_from = time.monotonic(), lease_clock()
         (state,) = self._leases.extend(
             self._owner.node, [(self._job_id, self._token)], lease_seconds=self._lease_seconds
         )
         self._next_extend = asked_at + self._lease_seconds / 3
         if state is RunState.CURRENT:
-            self._sure_until = asked_at + 0.9 * self._lease_seconds
+            self._sure_until = sure_from + 0.9 * self._lease_seconds
         self._hear(state)
 
     def _time_out(self) -> None:

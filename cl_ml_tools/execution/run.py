@@ -17,8 +17,14 @@ from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
+from cl_ml_tools.execution.surroundings import kept_surroundings
 
 logger = logging.getLogger(__name__)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """In a program of the user's own, Ctrl-C is for the program."""
+    return isinstance(error, KeyboardInterrupt)
 
 
 class PluginError(Exception):
@@ -33,7 +39,9 @@ class Execution:
         claim: the claim to run under.
         monitored: writes its progress and keeps its lease.
         limits: how long it may take.
-        is_process_ending: whether a ``SystemExit`` is the end of the process, not the plugin's doing.
+        on_doubt: called before the run, whose plugin is done, waits for the store to confirm its claim.
+        is_process_ending: whether a ``SystemExit`` or ``KeyboardInterrupt`` is the end of the process, not the
+            plugin's doing.
     """
 
     def __init__(
@@ -43,16 +51,19 @@ class Execution:
         monitored: RunMonitor,
         *,
         limits: TimeLimits,
-        is_process_ending: Callable[[], bool] = lambda: False,
+        on_doubt: Callable[[], None] = lambda: None,
+        is_process_ending: Callable[[BaseException], bool] = _is_interrupt,
     ) -> None:
         self._module = module
         self._claim = claim
         self._monitored = monitored
         self._limits = limits
+        self._on_doubt = on_doubt
         self._is_process_ending = is_process_ending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_over_soft_limit = False
+        self._stray: BaseException | None = None
         monitored.on_stop = self._cancel_task
 
     def __enter__(self) -> Self:
@@ -71,15 +82,14 @@ class Execution:
         job = self._claim.job
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        if self._monitored.stop_state is not None:
+            return self._stopped()
         outputs = AttemptOutputs(_output_paths(job.params), self._claim.token)
         start = time.monotonic()
         try:
             task_output = await self._run_plugin(outputs)
-            # In this thread, although it may ask the store: nothing else may happen before the files are moved.
-            patiently(job.job_id, self._monitored.confirm)
-            if self._monitored.stop_state is not None:
+            if not self._commit(outputs):
                 return self._stopped()
-            outputs.commit()
         except BaseException as error:  # noqa: BLE001 - what is not the plugin's goes up from there
             return self._outcome_of(error, outputs)
         finally:
@@ -88,14 +98,32 @@ class Execution:
         logger.info("job %s (%s) done in %.3f s", job.job_id, job.task_type, time.monotonic() - start)
         return Outcome(JobStatus.COMPLETED, task_output=task_output)
 
+    def _commit(self, outputs: AttemptOutputs) -> bool:
+        """Move the outputs to their places, unless the run has to stop."""
+        while True:
+            try:
+                # In this thread, although it may ask the store: nothing else may happen before the files are moved.
+                patiently(self._claim.job.job_id, self._monitored.confirm, self._on_doubt)
+                if self._monitored.stop_state is not None:
+                    return False
+                outputs.commit()
+            except self._limits.soft_errors:
+                logger.info("job %s: its soft time limit passed when it was done", self._claim.job.job_id)
+            else:
+                return True
+
     def interrupted(self, error: BaseException) -> bool:
         """Told of what was raised in the event loop, outside the plugin: whether the run has to be cancelled for it.
 
-        That is its soft limit. The plugin sees a cancellation, and may clean up.
+        That is its soft limit, or what ends a process, raised in a task of the plugin's own. The plugin sees a
+        cancellation, and may clean up.
         """
-        if not isinstance(error, self._limits.soft_errors):
+        if isinstance(error, self._limits.soft_errors):
+            self._is_over_soft_limit = True
+            return True
+        if self._goes_up(error) or not isinstance(error, SystemExit | KeyboardInterrupt):
             return False
-        self._is_over_soft_limit = True
+        self._stray = error
         return True
 
     async def _run_plugin(self, outputs: AttemptOutputs) -> dict[str, Any]:
@@ -107,10 +135,11 @@ class Execution:
         timeout = asyncio.timeout(own_limit)
         try:
             async with timeout:
-                result = self._module.execute(
-                    job.model_copy(update={"params": moved}), params, self._monitored.report
-                )
-                returned = await result if inspect.isawaitable(result) else result
+                with kept_surroundings():
+                    result = self._module.execute(
+                        job.model_copy(update={"params": moved}), params, self._monitored.report
+                    )
+                    returned = await result if inspect.isawaitable(result) else result
         except TimeoutError as error:
             if timeout.expired():
                 raise _OwnLimitError from error
@@ -120,10 +149,7 @@ class Execution:
     def _outcome_of(self, error: BaseException, outputs: AttemptOutputs) -> Outcome | RetryLater | None:
         """What the run ends with after ``error``, which goes up when it is not the plugin's."""
         job = self._claim.job
-        if isinstance(error, KeyboardInterrupt | GeneratorExit):
-            raise error
-        # WorkerShutdown and its like are SystemExits of Celery's.
-        if isinstance(error, SystemExit) and (type(error) is not SystemExit or self._is_process_ending()):
+        if self._goes_up(error):
             raise error
         if self._monitored.stop_state is not None:
             return self._stopped()
@@ -131,6 +157,8 @@ class Execution:
             self._is_over_soft_limit and isinstance(error, asyncio.CancelledError)
         ):
             return self._failed(f"stopped at its soft time limit of {self._limits.soft:g} s")
+        if isinstance(error, asyncio.CancelledError) and self._stray is not None:
+            error = self._stray
         if isinstance(error, asyncio.CancelledError):
             if self._task is not None and self._task.cancelling():
                 raise error
@@ -147,6 +175,13 @@ class Execution:
         detail = str(outputs.real(f"{type(error).__name__}: {error}"))
         logger.error("job %s (%s) failed", job.job_id, job.task_type, exc_info=error)
         return retry_for(self._module, job, error, detail) or self._failed(detail)
+
+    def _goes_up(self, error: BaseException) -> bool:
+        """Whether ``error`` is no plugin's, but the end of the process or of the run's coroutine."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            # WorkerShutdown and its like are SystemExits of Celery's.
+            return type(error) not in (SystemExit, KeyboardInterrupt) or self._is_process_ending(error)
+        return isinstance(error, GeneratorExit)
 
     def _cancel_task(self) -> None:
         loop, task = self._loop, self._task

@@ -21,9 +21,16 @@ def to_json(field: str, value: Any) -> str:
         raise InvalidJobError(f"{field} cannot be written as JSON: {error}") from error
 
 
+MAX_TEXT = 4000
+"""Longest error message or detail that is kept, in characters; it goes out with every answer."""
+
+
 def to_text(text: str | None) -> str:
-    """``text`` as UTF-8 can carry it (file names may hold lone surrogates); empty for None."""
-    return (text or "").encode("utf-8", "backslashreplace").decode("utf-8")
+    """``text`` as UTF-8 can carry it (file names may hold lone surrogates), cut to `MAX_TEXT`; empty for None."""
+    text = text or ""
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT - 4]} ..."
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_pairs(flat: list[str]) -> dict[str, str]:

@@ -1,9 +1,8 @@
 """The record of jobs in Redis or Valkey (6.2 or newer): one hash a job, one Lua script an act."""
 
-import math
+import hashlib
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self, cast
 
@@ -11,6 +10,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cl_ml_tools.common.job_control import REMEMBERED_SECONDS, Removal, Submission
 from cl_ml_tools.common.job_leases import (
     CancelAnswer,
     Claim,
@@ -27,9 +27,12 @@ from cl_ml_tools.common.job_leases import (
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
 from cl_ml_tools.errors import (
     DuplicateJobError,
+    IdempotencyKeyReusedError,
     InvalidJobError,
     JobStateError,
+    RepeatedSubmissionError,
     StoreMismatchError,
+    StoreUnavailableError,
     SubmissionTooLateError,
     UnknownJobError,
 )
@@ -37,8 +40,12 @@ from cl_ml_tools.file_names import check_job_id
 from cl_ml_tools.stores._keys import KeyNames
 from cl_ml_tools.stores._records import file_names, read_dispatch, read_pairs, read_record, to_json, to_text
 from cl_ml_tools.stores._scripts import ScriptRunner
+from cl_ml_tools.stores._server_clock import ServerClock
 
 DEFAULT_PRIORITY = 5
+
+RECORD_FORMAT = "1"
+"""The version of what the scripts keep. Another one is refused at start."""
 
 
 class RedisJobStore:
@@ -79,7 +86,7 @@ class RedisJobStore:
         )
         self.keys = KeyNames(prefix)
         self.scripts = ScriptRunner(self.client, prefix, timeout_seconds)
-        self._clock = _ServerClock()
+        self._clock = ServerClock(self.client, self.scripts, self.keys, timeout_seconds)
 
     def close(self) -> None:
         """Close the connections."""
@@ -99,11 +106,18 @@ class RedisJobStore:
         """
         meta = self.keys("meta")
 
-        def bind() -> str | None:
+        def bind() -> list[str | None]:
             self.client.hsetnx(meta, "broker", fingerprint)
-            return cast("str | None", self.client.hget(meta, "broker"))
+            self.client.hsetnx(meta, "format", RECORD_FORMAT)
+            return cast("list[str | None]", self.client.hmget(meta, ["broker", "format"]))
 
-        kept = self.scripts.call(bind)
+        kept, kept_format = self.scripts.call(bind)
+        if kept_format != RECORD_FORMAT:
+            raise StoreMismatchError(
+                f"The records under the prefix {self.prefix!r} have the format {kept_format}, this version of "
+                f"cl_ml_tools reads {RECORD_FORMAT}. Run one version everywhere, or use another prefix "
+                "(CL_ML_TOOLS_KEY_PREFIX)."
+            )
         if kept != fingerprint:
             raise StoreMismatchError(
                 f"The records under the prefix {self.prefix!r} belong to the broker {kept!r}, not "
@@ -119,6 +133,7 @@ class RedisJobStore:
         priority: int | None = None,
         not_before: datetime | None = None,
         expires: datetime | None = None,
+        submission: Submission | None = None,
     ) -> Dispatch:
         """Accept a job; the caller sends the answer's message, unless its sequence is 0.
 
@@ -130,11 +145,14 @@ class RedisJobStore:
             priority: 0 to 10, higher is more urgent; None means 5.
             not_before: when it may start at the earliest.
             expires: when it ends in ``cancelled`` if it has not started.
+            submission: what tells it from others, to be remembered.
 
         Raises:
             InvalidJobError: the job is not ``queued``, or its params are not JSON.
             InvalidJobIdError: its id is not a plain id.
             DuplicateJobError: there is a job with this id.
+            RepeatedSubmissionError: the submission is known, and its job is there.
+            IdempotencyKeyReusedError: its key is known, for another submission.
             SubmissionTooLateError: the server answered after the deadline; nothing was stored.
         """
         check_job_id(job.job_id)
@@ -145,10 +163,8 @@ class RedisJobStore:
             raise InvalidJobError(f"status of a new job must be 'queued', not {job.status!r}")
         params = to_json("params", job.params)
         add_token = secrets.token_hex(8)
-        # One repeat when the known difference of the clocks was stale, e.g. after a failover.
-        for attempt in (1, 2):
-            not_after = self._clock.server_ms(self._server_time) + int(2000 * self._timeout_seconds)
-            answer, sequence, server_now = self.scripts.run(
+        answer, sequence, _, *first = self._clock.in_time(
+            lambda not_after: self.scripts.run(
                 "add",
                 job.job_id,
                 add_token,
@@ -159,10 +175,15 @@ class RedisJobStore:
                 created_by or "",
                 _timestamp_ms("not_before", not_before),
                 _timestamp_ms("expires", expires),
+                *_remembered(submission, created_by),
             )
-            self._clock.learn(server_now)
-            if answer != "late" or attempt == 2:
-                break
+        )
+        if answer == "repeated":
+            raise RepeatedSubmissionError(first[0])
+        if answer == "conflict":
+            raise IdempotencyKeyReusedError(
+                f"This idempotency key was used for something else, job {first[0]!r}. Use a new key for each job."
+            )
         if answer == "exists":
             raise DuplicateJobError(f"there is a job {job.job_id!r} already")
         if answer == "late":
@@ -173,16 +194,21 @@ class RedisJobStore:
         self, job_id: str, *, token: str, owner: Owner, sequence: int, lease_seconds: float
     ) -> Claim | Refusal:
         """See `cl_ml_tools.common.job_leases.JobLeases.claim`."""
-        answer, *record = self.scripts.run(
-            "claim",
-            job_id,
-            token,
-            owner.node,
-            owner.process,
-            sequence,
-            _ms(lease_seconds),
-            self._max_crashes,
+        answer, *record = self._clock.in_time(
+            lambda not_after: self.scripts.run(
+                "claim",
+                job_id,
+                token,
+                owner.node,
+                owner.process,
+                sequence,
+                _ms(lease_seconds),
+                self._max_crashes,
+                not_after,
+            )
         )
+        if answer == "late":
+            raise StoreUnavailableError("Redis answered too late; nothing was claimed")
         if answer == "claimed":
             return Claim(read_record(job_id, read_pairs(record)), token)
         return Refusal(answer)
@@ -219,6 +245,7 @@ class RedisJobStore:
         cause: RequeueCause,
         detail: str,
         token: str | None = None,
+        sequence: int = 0,
         max_retries: int = 0,
         delay_seconds: float = 0.0,
     ) -> Requeued:
@@ -234,6 +261,7 @@ class RedisJobStore:
             to_text(detail),
             max_retries if cause is RequeueCause.FAILED else self._max_crashes,
             _ms(delay_seconds),
+            sequence,
         )
         dispatch = read_dispatch(job_id, read_pairs(record)) if answer == "queued" else None
         return Requeued(RequeueState(answer), dispatch)
@@ -289,8 +317,15 @@ class RedisJobStore:
 
     def delete(self, job_id: str) -> bool:
         """Remove a job; one that runs is hidden at once and removed when its run stops. False if unknown."""
+        return self.remove(job_id) is not Removal.UNKNOWN
+
+    def remove(self, job_id: str) -> Removal:
+        """See `cl_ml_tools.common.job_control.RemovesJobs.remove_job`."""
         answer, asked_twice = self.scripts.run_told("delete", job_id)
-        return bool(answer != "unknown" or asked_twice)
+        if answer == "unknown":
+            # After a lost reply the job may run, hidden: then its files are not the caller's.
+            return Removal.HIDDEN if asked_twice else Removal.UNKNOWN
+        return Removal.REMOVED if answer == "deleted" else Removal.HIDDEN
 
     def peek(self, task_types: Sequence[str]) -> Sequence[str]:
         """Those of the task types that have queued jobs, the one with the most urgent job first."""
@@ -341,30 +376,19 @@ class RedisJobStore:
         key = self.keys("turn", name)
         return bool(self.scripts.call(lambda: self.client.set(key, "1", nx=True, px=_ms(seconds))))
 
-    def _server_time(self) -> int:
-        seconds, microseconds = self.scripts.call(self.client.time)
-        offset = self.scripts.call(lambda: self.client.hget(self.keys("meta"), "time_offset_ms"))
-        return seconds * 1000 + microseconds // 1000 + int(offset or 0)
-
-
-class _ServerClock:
-    """The server's time, known from its latest answer; never ahead of it, so that deadlines err early."""
-
-    def __init__(self) -> None:
-        self._difference_ms: float | None = None
-
-    def server_ms(self, ask: Callable[[], int]) -> int:
-        if self._difference_ms is None:
-            self.learn(ask())
-        assert self._difference_ms is not None  # noqa: S101 - learn has set it
-        return math.floor(self._difference_ms + time.monotonic() * 1000)
-
-    def learn(self, server_ms: int) -> None:
-        self._difference_ms = server_ms - time.monotonic() * 1000
-
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
+
+
+def _remembered(submission: Submission | None, created_by: str | None) -> tuple[str, str, int]:
+    if submission is None:
+        return "", "", 0
+    # Hashed, so that a key of any length or content is a short name; a creator's keys are their own.
+    name = hashlib.sha256(
+        f"{created_by or ''}\0{submission.key}".encode("utf-8", "surrogatepass")
+    ).hexdigest()
+    return name, submission.fingerprint, REMEMBERED_SECONDS * 1000
 
 
 def _timestamp_ms(field: str, moment: datetime | None) -> int | str:

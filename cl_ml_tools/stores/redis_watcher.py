@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from cl_ml_tools.common.job_watcher import JobEvent
-from cl_ml_tools.common.schemas import JobStatus
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.stores._event_history import EventHistory
+from cl_ml_tools.stores._job_events import Mailbox, is_newer, read_event
 from cl_ml_tools.stores._keys import KeyNames
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 BLOCK_SECONDS = 5.0
 """How long the tail waits for an event before it asks again."""
 
-REPLAY_EVENTS = 20_000
-"""How far a resumed watch looks back before it begins with a snapshot instead."""
+_Address = tuple[str, str]
+_EVERYBODY: _Address = ("everybody", "")
 
 
 class RedisJobWatcher:
@@ -36,7 +36,6 @@ class RedisJobWatcher:
 
     def __init__(self, url: str, *, prefix: str = "cl_ml_tools", timeout_seconds: float = 2.0) -> None:
         self._keys = KeyNames(prefix)
-        self._timeout_seconds = timeout_seconds
         options: dict[str, Any] = {
             "decode_responses": True,
             "socket_connect_timeout": timeout_seconds,
@@ -45,10 +44,9 @@ class RedisJobWatcher:
         }
         self._client = Redis.from_url(url, socket_timeout=timeout_seconds, **options)
         self._tail_client = Redis.from_url(url, socket_timeout=BLOCK_SECONDS + timeout_seconds, **options)
-        # A handful of connections serves any number of watchers.
-        self._reading = asyncio.Semaphore(4)
+        self._history = EventHistory(self._client, self._keys, timeout_seconds)
         self._starting = asyncio.Lock()
-        self._mailboxes: dict[str, set[_Mailbox]] = {}
+        self._mailboxes: dict[_Address, set[Mailbox]] = {}
         self._position: str | None = None
         self._tail_task: asyncio.Task[None] | None = None
 
@@ -66,43 +64,82 @@ class RedisJobWatcher:
 
     async def watch(self, job_id: str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
         """See `cl_ml_tools.common.job_watcher.JobWatcher.watch`."""
-        mailbox = _Mailbox()
-        self._mailboxes.setdefault(job_id, set()).add(mailbox)
-        try:
+        with self._mailbox(("job", job_id)) as mailbox:
             # The mailbox is open and the tail reads before the record is looked at: nothing falls between.
             await self._start_tail()
             last = after
             while True:
-                snapshot = await self._snapshot(job_id)
+                snapshot = await self._history.snapshot(job_id)
                 if snapshot is None:
                     return
-                if last is not None and _is_newer(last, snapshot.event_id):
+                if last is not None and is_newer(last, snapshot.event_id):
                     # No event of this record: made up, or of a record that is gone.
                     last = None
-                for event in [*await self._missed(job_id, last, snapshot.event_id), snapshot]:
-                    if _is_newer(event.event_id, last):
+                missed = await self._history.of_job(job_id, last, snapshot.event_id)
+                for event in [*missed, snapshot]:
+                    if is_newer(event.event_id, last):
                         yield event
                         last = event.event_id
                 if snapshot.is_last:
                     return
                 async for event in mailbox.events():
-                    if _is_newer(event.event_id, last):
+                    if is_newer(event.event_id, last):
                         yield event
                         last = event.event_id
                     if event.is_last:
                         return
                 if mailbox.closed:
                     return
+
+    async def position(self) -> str:
+        """See `cl_ml_tools.common.job_watcher.JobsWatcher.position`."""
+        return await self._history.newest_id()
+
+    async def watch_jobs(
+        self, *, after: str, created_by: str | None, of_anybody: bool = False
+    ) -> AsyncIterator[JobEvent]:
+        """See `cl_ml_tools.common.job_watcher.JobsWatcher.watch_jobs`."""
+        address = _EVERYBODY if of_anybody else ("creator", created_by or "")
+
+        def is_wanted(fields: dict[str, str]) -> bool:
+            return of_anybody or fields.get("c", "") == (created_by or "")
+
+        with self._mailbox(address) as mailbox:
+            await self._start_tail()
+            last = after
+            while not mailbox.closed:
+                newest = await self._history.newest_id()
+                if is_newer(last, newest):
+                    # No event of this stream: made up, or of a server that was emptied.
+                    last = newest
+                missed = await self._history.of_jobs(last, newest, is_wanted)
+                if missed is None:
+                    missed = await self._history.changed_since(
+                        last, created_by=created_by, of_anybody=of_anybody
+                    )
+                for event in missed:
+                    yield event
+                    last = event.event_id
+                async for event in mailbox.events():
+                    if is_newer(event.event_id, last):
+                        yield event
+                        last = event.event_id
+
+    @contextmanager
+    def _mailbox(self, address: _Address) -> Iterator[Mailbox]:
+        mailbox = Mailbox()
+        self._mailboxes.setdefault(address, set()).add(mailbox)
+        try:
+            yield mailbox
         finally:
-            self._mailboxes[job_id].discard(mailbox)
-            if not self._mailboxes[job_id]:
-                del self._mailboxes[job_id]
+            self._mailboxes[address].discard(mailbox)
+            if not self._mailboxes[address]:
+                del self._mailboxes[address]
 
     async def _start_tail(self) -> None:
         async with self._starting:
             if self._tail_task is None or self._tail_task.done():
-                newest = await self._ask(lambda: self._client.xrevrange(self._keys("events"), count=1))
-                self._position = newest[0][0] if newest else "0-0"
+                self._position = await self._history.newest_id()
                 self._tail_task = asyncio.create_task(self._tail(), name="cl_ml_tools-events")
 
     async def _tail(self) -> None:
@@ -134,11 +171,15 @@ class RedisJobWatcher:
                 return
 
     def _hand_out(self, event_id: str, fields: dict[str, str]) -> None:
-        mailboxes = self._mailboxes.get(fields.get("j", ""), ())
+        mailboxes = [
+            mailbox
+            for address in (("job", fields.get("j", "")), ("creator", fields.get("c", "")), _EVERYBODY)
+            for mailbox in self._mailboxes.get(address, ())
+        ]
         if not mailboxes:
             return
         try:
-            event = _event(event_id, fields)
+            event = read_event(event_id, fields)
         except (KeyError, ValueError):
             # Of another version, say. Its watchers look at the record instead.
             logger.exception("an event cannot be read: %s %s", event_id, fields)
@@ -152,91 +193,3 @@ class RedisJobWatcher:
         for mailboxes in self._mailboxes.values():
             for mailbox in mailboxes:
                 mailbox.interrupt()
-
-    async def _snapshot(self, job_id: str) -> JobEvent | None:
-        names = ["status", "progress", "event_id", "deleted"]
-        status, progress, event_id, deleted = await self._ask(
-            lambda: self._client.hmget(self._keys("job", job_id), names)
-        )
-        if status is None or deleted:
-            return None
-        return JobEvent(event_id, job_id, JobStatus(status), int(progress))
-
-    async def _missed(self, job_id: str, after: str | None, until: str) -> list[JobEvent]:
-        """What happened to a job between two events, when the stream still reaches back that far."""
-        if after is None or not _is_newer(until, after):
-            return []
-        events = self._keys("events")
-        oldest = await self._ask(lambda: self._client.xrange(events, count=1))
-        if not oldest or _is_newer(oldest[0][0], after):
-            return []
-        missed: list[JobEvent] = []
-        position = after
-        for _ in range(REPLAY_EVENTS // 1000):
-            entries = await self._ask(
-                partial(self._client.xrange, events, min=f"({position}", max=until, count=1000)
-            )
-            missed += [_event(event_id, fields) for event_id, fields in entries if fields["j"] == job_id]
-            if len(entries) < 1000:
-                return missed
-            position = entries[-1][0]
-        return []
-
-    async def _ask(self, act: Callable[[], Any]) -> Any:
-        """What the server answers. The wait for one of the few connections counts."""
-        try:
-            async with asyncio.timeout(2 * self._timeout_seconds), self._reading:
-                return await act()
-        except (RedisError, TimeoutError) as error:
-            raise StoreUnavailableError(f"Redis does not answer: {error}") from error
-
-
-class _Mailbox:
-    """The events of one watch that it has not taken yet; progress is overwritten by later progress."""
-
-    def __init__(self) -> None:
-        self._waiting: list[JobEvent] = []
-        self._filled = asyncio.Event()
-        self._interrupted = False
-        self.closed = False
-
-    def put(self, event: JobEvent) -> None:
-        if self._waiting and self._waiting[-1].status is event.status and not event.deleted:
-            self._waiting[-1] = event
-        else:
-            self._waiting.append(event)
-        self._filled.set()
-
-    def interrupt(self) -> None:
-        """End `events`: some may be missing, the record has to be looked at again."""
-        self._interrupted = True
-        self._filled.set()
-
-    def close(self) -> None:
-        self.closed = True
-        self.interrupt()
-
-    async def events(self) -> AsyncIterator[JobEvent]:
-        """Events as they come, until an interrupt."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            waiting, self._waiting = self._waiting, []
-            for event in waiting:
-                yield event
-            if self._interrupted:
-                self._interrupted = False
-                return
-
-
-def _event(event_id: str, fields: dict[str, str]) -> JobEvent:
-    return JobEvent(event_id, fields["j"], JobStatus(fields["s"]), int(fields["p"]), "d" in fields)
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    milliseconds, _, number = event_id.partition("-")
-    return int(milliseconds), int(number or 0)
-
-
-def _is_newer(event_id: str, than: str | None) -> bool:
-    return than is None or _order(event_id) > _order(than)

@@ -22,7 +22,7 @@ Submit = Callable[..., str]
 StartWorker = Callable[..., Process]
 ProbeLog = Callable[[], list[str]]
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds that anything may take on a machine with two busy cores."""
 
 QUICK = {

@@ -122,6 +122,12 @@ class Probe:
         finally:
             self.log("cleaned-up")
 
+    async def sleep_and_clean_up(self, _: str) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.log("cleaned-up")
+
     def wait_and_clean_up(self, path: str) -> None:
         try:
             self.wait_for(path)
@@ -150,6 +156,12 @@ class Probe:
     def kill_self(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def kill_self_once(self, path: str) -> None:
+        """At the first attempt."""
+        if not Path(path).exists():
+            Path(path).touch()
+            self.kill_self()
+
     def exit_at_once(self, code: int) -> None:
         os._exit(code)
 
@@ -158,6 +170,10 @@ class Probe:
 
     def fail_for_now(self, message: str) -> None:
         raise TransientError(message)
+
+    def fail_for_now_unless(self, path: str) -> None:
+        if not Path(path).exists():
+            self.fail_for_now(f"there is no {path}")
 
     def find_bad_input(self, message: str) -> None:
         raise BadInputError(message)

@@ -132,3 +132,7 @@ local function answer_record(answer, id)
   table.insert(record, 1, answer)
   return record
 end
+
+local function crashed_too_often(crashes, limit, last)
+  return 'The process that ran this job died ' .. crashes .. ' times; the limit is ' .. limit .. '. Last: ' .. last
+end

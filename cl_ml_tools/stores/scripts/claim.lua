@@ -1,8 +1,8 @@
 -- Gives a queued job to an owner.
--- ARGV: id, token, node, process, sequence (of the message; 0 = none), lease_ms, max_crashes
--- Returns {'claimed', field, value, ...} or {refusal}.
+-- ARGV: id, token, node, process, sequence (of the message; 0 = none), lease_ms, max_crashes, not_after_ms
+-- Returns {'claimed', field, value, ...}, {refusal}, or {'late', now_ms}: a hung server does not claim for who gave up.
 -- Repeated under its token it answers 'claimed' again, as long as the claim is the job's.
-local id, token, node, process, sequence, lease_ms, max_crashes = unpack(ARGV)
+local id, token, node, process, sequence, lease_ms, max_crashes, not_after = unpack(ARGV)
 local v = redis.call('HMGET', key_job(id), 'status', 'token', 'deleted', 'crashes', 'expires_at', 'attempt')
 local status = v[1]
 if not status then return {'unknown'} end
@@ -15,9 +15,10 @@ if status == 'processing' then
   if v[2] == token then return answer_record('claimed', id) end
   return {'held'}
 end
+local t = now()
+if t > tonumber(not_after) then return {'late', t} end
 if status == 'cancelled' then return {'cancelled'} end
 if status ~= 'queued' then return {'done'} end
-local t = now()
 if v[5] and v[6] == '0' and tonumber(v[5]) <= t then
   to_end(id, 'cancelled', '', 'expired before it ran')
   return {'cancelled'}

@@ -1,16 +1,30 @@
 -- Ends the run of a job that an owner has, and puts the job back to its queue or, at a limit, to its end.
 -- ARGV: id, requeue_token, node, process, token ('' = whatever run of the job the owner has), cause, detail,
---   limit, delay_ms
+--   limit, delay_ms, sequence (of the delivered message; 0 = not known)
 -- cause: 'released' counts nothing; 'crashed' counts a crash, 'failed' a failed try, each up to its limit;
 --   'timed_out' is final.
 -- Returns {'queued', field, value, ...}: a message has to be sent; {'waiting'}: it is sent when due; {'ended'};
 --   {'deleted'}; {'lost'}: not its run. Repeated under its requeue_token it answers 'queued' again, as long as the
 --   job is queued.
-local id, requeue_token, node, process, token, cause, detail, limit, delay_ms = unpack(ARGV)
+local id, requeue_token, node, process, token, cause, detail, limit, delay_ms, sequence = unpack(ARGV)
 local v = redis.call('HMGET', key_job(id), 'status', 'node', 'process', 'token', 'deleted', 'cancel_requested',
-  'requeue_token')
+  'requeue_token', 'sequence')
 if v[1] == 'queued' and v[7] == requeue_token then
   return redis.call('ZSCORE', key_due(), id) and {'waiting'} or answer_record('queued', id)
+end
+-- A process that dies between a delivery and its claim has used up the message: that crash counts too.
+local unclaimed = cause == 'crashed' and v[1] == 'queued' and sequence ~= '0' and v[8] == sequence
+  and not redis.call('ZSCORE', key_due(), id)
+if unclaimed then
+  remember_end(id, cause, detail)
+  local crashes = redis.call('HINCRBY', key_job(id), 'crashes', 1)
+  if crashes >= tonumber(limit) then
+    to_end(id, 'error', '', crashed_too_often(crashes, limit, detail))
+    return {'ended'}
+  end
+  redis.call('HSET', key_job(id), 'requeue_token', requeue_token)
+  enter_queue(id)
+  return answer_record('queued', id)
 end
 if v[1] ~= 'processing' or v[2] ~= node or v[3] ~= process or (token ~= '' and v[4] ~= token) then return {'lost'} end
 if v[5] then
@@ -27,8 +41,7 @@ if cause == 'timed_out' then return ended('error', detail) end
 if cause == 'crashed' then
   local crashes = redis.call('HINCRBY', key_job(id), 'crashes', 1)
   if crashes >= tonumber(limit) then
-    return ended('error', 'The process that ran this job died ' .. crashes .. ' times; the limit is ' .. limit
-      .. '. Last: ' .. detail)
+    return ended('error', crashed_too_often(crashes, limit, detail))
   end
 elseif cause == 'failed' then
   if redis.call('HINCRBY', key_job(id), 'failures', 1) > tonumber(limit) then return ended('error', detail) end

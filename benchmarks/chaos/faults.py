@@ -1,0 +1,224 @@
+"""What goes wrong in a chaos run, at random by its seed, and when it did."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from benchmarks.chaos.cluster import LEASE_SECONDS, Cluster, Member
+
+
+@dataclass
+class FaultLog:
+    """What was done to whom, by the machine's monotonic clock.
+
+    Attributes:
+        killed: when each killed process was killed, by process id and its node's label.
+        frozen: who was stopped with all its processes for longer than half a lease: label, from, to.
+        counts: how often each fault was done.
+    """
+
+    killed: dict[tuple[str, int], float] = field(default_factory=dict)
+    frozen: list[tuple[str, float, float]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def kills(self) -> int:
+        return sum(count for name, count in self.counts.items() if name.startswith("kill_"))
+
+    def was_frozen(self, label: str, start: float, end: float) -> bool:
+        """Whether the node was frozen at any time in between."""
+        return any(who == label and since < end and until > start for who, since, until in self.frozen)
+
+
+class Faults:
+    """Does faults to a cluster, one after the other; `step` does one and waits a moment.
+
+    Args:
+        cluster: to whom.
+        seed: of the choices.
+        pause_seconds: mean time between two faults.
+    """
+
+    def __init__(self, cluster: Cluster, seed: int, pause_seconds: float) -> None:
+        self._cluster = cluster
+        self._random = random.Random(f"{seed}/faults")
+        self._pause_seconds = pause_seconds
+        self.log = FaultLog()
+        self._weights = {
+            self.kill_node: 3.0,
+            self.kill_child: 5.0,
+            self.kill_master: 1.5,
+            self.freeze_node_briefly: 1.5,
+            self.freeze_node_for_long: 1.0,
+            self.stop_main_process: 1.0,
+            self.stop_child: 1.0,
+            self.stop_redis: 0.7,
+            self.cut_connections: 1.0,
+            self.lose_messages: 0.7,
+            self.shut_down_warmly: 0.7,
+            self.shut_down_coldly: 0.7,
+        }
+        now = time.monotonic()
+        self._next_redis_restart = now + self._random.uniform(8, 20)
+        self._next_broker_restart = now + self._random.uniform(15, 30)
+
+    def step(self) -> None:
+        """Do one fault, let those come back who are gone, and wait a moment."""
+        now = time.monotonic()
+        if now > self._next_redis_restart:
+            self._do(self.restart_redis)
+            self._next_redis_restart = time.monotonic() + self._random.uniform(20, 45)
+        elif self._cluster.rabbitmq is not None and now > self._next_broker_restart:
+            self._do(self.restart_rabbitmq)
+            self._next_broker_restart = time.monotonic() + self._random.uniform(30, 60)
+        else:
+            acts = list(self._weights)
+            self._do(self._random.choices(acts, [self._weights[act] for act in acts])[0])
+        time.sleep(self._random.expovariate(1 / self._pause_seconds))
+        self._cluster.tend()
+
+    def _do(self, act: object) -> None:
+        name = act.__name__  # type: ignore[attr-defined]  # a method
+        # Whom it was meant for may end by himself meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            if act():  # type: ignore[operator]
+                self.log.counts[name] += 1
+
+    def _node(self) -> Member | None:
+        nodes = self._cluster.nodes()
+        return self._random.choice(nodes) if nodes else None
+
+    def kill_node(self) -> bool:
+        """Kill a node with all its processes, as a power cut does."""
+        node = self._node()
+        return node is not None and self._kill_family(node)
+
+    def kill_master(self) -> bool:
+        masters = self._cluster.masters()
+        return bool(masters) and self._kill_family(self._random.choice(masters))
+
+    def kill_child(self) -> bool:
+        """Kill a process of a prefork pool."""
+        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
+        if not nodes:
+            return False
+        node = self._random.choice(nodes)
+        child = self._random.choice(node.pool_children())
+        os.kill(child, signal.SIGKILL)
+        self.log.killed[node.label, child] = time.monotonic()
+        return True
+
+    def _kill_family(self, member: Member) -> bool:
+        family = member.family()
+        # All of them stand still first: the children must not outlive the moment that is noted.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        now = time.monotonic()
+        for pid in family:
+            self.log.killed[member.label, pid] = now
+        member.process.kill_group()
+        return bool(family)
+
+    def freeze_node_briefly(self) -> bool:
+        return self._freeze(self._random.uniform(0.1, 0.4) * LEASE_SECONDS)
+
+    def freeze_node_for_long(self) -> bool:
+        """For longer than its leases last."""
+        return self._freeze(self._random.uniform(1.2, 2.0) * LEASE_SECONDS)
+
+    def _freeze(self, seconds: float) -> bool:
+        node = self._node()
+        if node is None:
+            return False
+        begin = time.monotonic()
+        self._pause(node.family(), seconds)
+        if time.monotonic() - begin > LEASE_SECONDS / 2:
+            self.log.frozen.append((node.label, begin, time.monotonic()))
+        return True
+
+    def stop_main_process(self) -> bool:
+        """The main process of a prefork node stands still, its children work on."""
+        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
+        if not nodes:
+            return False
+        self._pause([self._random.choice(nodes).process.pid], 1.5 * LEASE_SECONDS)
+        return True
+
+    def stop_child(self) -> bool:
+        """A pool process stands still for longer than a lease; its node keeps the lease."""
+        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
+        if not nodes:
+            return False
+        self._pause([self._random.choice(self._random.choice(nodes).pool_children())], 1.5 * LEASE_SECONDS)
+        return True
+
+    def _pause(self, pids: list[int], seconds: float) -> None:
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if number is signal.SIGSTOP:
+                time.sleep(seconds)
+
+    def stop_redis(self) -> bool:
+        """Redis hangs, now and then for longer than a lease."""
+        seconds = self._random.choice([0.5, 1.5, 3.0, 1.5 * LEASE_SECONDS])
+        self._pause([self._cluster.redis.pid], seconds)
+        return True
+
+    def restart_redis(self) -> bool:
+        self._cluster.kill_redis()
+        time.sleep(self._random.choice([0.0, 0.5, 2.0, 1.5 * LEASE_SECONDS]))
+        self._cluster.start_redis()
+        return True
+
+    def restart_rabbitmq(self) -> bool:
+        assert self._cluster.rabbitmq is not None
+        self._random.choice([self._cluster.rabbitmq.kill, self._cluster.rabbitmq.stop])()
+        time.sleep(self._random.choice([0.0, 2.0]))
+        self._cluster.rabbitmq.start()
+        return True
+
+    def cut_connections(self) -> bool:
+        """All connections to a server are closed by it."""
+        if self._cluster.rabbitmq is not None and self._random.random() < 0.5:
+            self._cluster.rabbitmq.close_connections()
+            return True
+        with self._cluster.redis_client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        return True
+
+    def lose_messages(self) -> bool:
+        """The broker forgets what waits in our queues."""
+        names = [f"cl_ml_tools.{task_type}" for task_type in ("chaos", "chaos_poison", "chaos_slow")]
+        if self._cluster.rabbitmq is not None:
+            for name in names:
+                with contextlib.suppress(AssertionError):  # nobody has declared it yet
+                    self._cluster.rabbitmq.control("purge_queue", name)
+            return True
+        with self._cluster.redis_client() as client:
+            for name in names:
+                client.delete(name, *(f"{name}\x06\x16{level}" for level in range(1, 10)))
+        return True
+
+    def shut_down_warmly(self) -> bool:
+        """A node is asked to end; it finishes what it has begun."""
+        node = self._node()
+        if node is None:
+            return False
+        node.process.send(signal.SIGTERM)
+        return True
+
+    def shut_down_coldly(self) -> bool:
+        """A prefork node is told to end at once; it gives back what it has begun."""
+        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
+        if not nodes:
+            return False
+        self._random.choice(nodes).process.send(signal.SIGQUIT)
+        return True
