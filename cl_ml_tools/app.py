@@ -11,6 +11,7 @@ from celery import Celery
 from cl_ml_tools import __version__
 from cl_ml_tools.celery_bridge import CeleryJobRepository, install
 from cl_ml_tools.celery_bridge.configuration import celery_configuration
+from cl_ml_tools.common.file_storage import UploadLimits
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.local_files import LocalFileStorage
@@ -28,7 +29,16 @@ FORM_BYTES = 1_000_000
 def create_storage(settings: Settings | None = None) -> LocalFileStorage:
     """The storage of the jobs' files, under ``storage_dir``."""
     settings = settings or Settings.from_environment()
-    return LocalFileStorage(settings.storage_dir, max_file_bytes=settings.max_upload_bytes)
+    return LocalFileStorage(
+        settings.storage_dir,
+        max_file_bytes=settings.max_upload_bytes,
+        min_free_bytes=settings.min_free_bytes,
+        upload_limits=UploadLimits(
+            max_files=settings.max_files,
+            max_request_bytes=settings.max_request_bytes,
+            max_unfinished_jobs=settings.max_unfinished_jobs,
+        ),
+    )
 
 
 def create_celery_app(settings: Settings | None = None) -> Celery:
@@ -50,6 +60,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     # Workers import this module too, and need no FastAPI.
     from fastapi import FastAPI
 
+    from cl_ml_tools.http_access import add_headers, user_dependency
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
@@ -69,20 +80,23 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
             await watcher.close()
             repository.close()
 
-    def nobody() -> None:
-        """Jobs belong to nobody in particular: this application knows no users."""
-
+    get_current_user, is_admin = user_dependency(settings)
     app = FastAPI(
         title="cl_ml_tools",
         version=__version__,
         description="Upload a file to a task, follow its job, fetch what comes out.",
         lifespan=lifespan,
-        max_body_size=settings.max_upload_bytes + FORM_BYTES,
+        # Beyond it also the routes of strangers stop.
+        max_body_size=settings.max_request_bytes + FORM_BYTES,
     )
     storage = create_storage(settings)
-    app.include_router(create_master_router(repository, storage, nobody), prefix="/api")
+    add_headers(app, settings)
+    app.include_router(create_master_router(repository, storage, get_current_user), prefix="/api")
     app.include_router(
-        create_job_router(repository, nobody, watcher=watcher, file_storage=storage), prefix="/api"
+        create_job_router(
+            repository, get_current_user, watcher=watcher, file_storage=storage, is_admin=is_admin
+        ),
+        prefix="/api",
     )
     return app
 

@@ -63,3 +63,52 @@ def up(port: int) -> None:
         run_stack(port)
     except MLToolsError as error:
         raise click.ClickException(str(error)) from error
+
+
+@ml.command("recover", cls=CeleryCommand)
+@click.option(
+    "--for",
+    "seconds",
+    default=0.0,
+    type=click.FloatRange(min=0),
+    help="Go on for so long instead of doing one step.",
+)
+@click.pass_context
+def recover_command(ctx: click.Context, seconds: float) -> None:
+    """Do one step of recovery by hand, and say what was done.
+
+    Workers do it by themselves, every few seconds; this is for when none lives. It finds at once what is due. It
+    finds a lost worker, or a lost message, by looking several times: use --for, with more than
+    CL_ML_TOOLS_LEASE_SECONDS or CL_ML_TOOLS_LOST_MESSAGE_SECONDS.
+    """
+    import time
+    from collections import Counter
+
+    from cl_ml_tools.celery_bridge.installation import installations
+    from cl_ml_tools.errors import MLToolsError
+    from cl_ml_tools.recovery import recover
+
+    app = ctx.obj.app
+    # `-A` may have found a proxy of an app.
+    installation = installations.get(getattr(app, "_get_current_object", lambda: app)())
+    if installation is None:
+        raise click.ClickException(
+            "cl_ml_tools is not installed on this app: call cl_ml_tools.celery_bridge.install(app, store)."
+        )
+    done: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+    try:
+        installation.repository.check_broker()
+        while True:
+            done += recover(installation.recovery, installation.repository.send, installation.clean_up)
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            # Often enough to count as looking after leases all the time.
+            time.sleep(min(left, installation.settings.lease_seconds / 3))
+    except MLToolsError as error:
+        raise click.ClickException(str(error)) from error
+    for word, count in sorted(done.items()):
+        click.echo(f"{count} {word}")
+    if not done:
+        click.echo("Nothing to do.")

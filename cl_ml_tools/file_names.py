@@ -56,6 +56,14 @@ def distinct_name(name: str, taken: Iterable[str]) -> str:
     return distinct
 
 
+def distinct_names(names: Iterable[str | None]) -> list[str]:
+    """The names made safe, each unlike those before it: ``photo.png``, ``photo-2.png``."""
+    distinct: list[str] = []
+    for name in names:
+        distinct.append(distinct_name(safe_file_name(name), distinct))
+    return distinct
+
+
 def check_job_id(job_id: str) -> str:
     """Return ``job_id`` when it can be a directory's name and a part of a key as it stands.
 

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from cl_ml_tools.errors import (
+    IdempotencyKeyReusedError,
     InvalidFileNameError,
     InvalidJobError,
     InvalidJobIdError,
@@ -21,6 +22,7 @@ from cl_ml_tools.errors import (
     MLToolsError,
     StorageFullError,
     StoreUnavailableError,
+    TooManyJobsError,
     UnknownJobError,
     UploadTooLargeError,
 )
@@ -74,8 +76,10 @@ def http_error(error: MLToolsError) -> HTTPException | None:
         return HTTPException(413, str(error))
     if isinstance(error, UnknownJobError):
         return HTTPException(404, str(error))
-    if isinstance(error, JobStateError):
+    if isinstance(error, JobStateError | IdempotencyKeyReusedError):
         return HTTPException(409, str(error))
+    if isinstance(error, TooManyJobsError):
+        return HTTPException(429, str(error), {"Retry-After": str(RETRY_AFTER_SECONDS)})
     for kind, place in _UNPROCESSABLE.items():
         if isinstance(error, kind):
             return HTTPException(422, [{"type": "value_error", "loc": place, "msg": str(error)}])
@@ -189,7 +193,9 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
             400: "The body is no form that can be read.",
             413: "The upload is larger than the limit.",
             422: "A value is missing or not valid.",
-        }
+            429: "The user has as many unfinished jobs as one may have.",
+        },
+        {429: {"Retry-After": "Seconds to wait."}},
     ),
     **UNAVAILABLE,
     **problem_responses({507: "The storage has no room for the upload."}),

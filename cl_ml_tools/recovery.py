@@ -30,7 +30,7 @@ def recover(
     Args:
         jobs: the store.
         send: sends a message. When it could not, this step sends no more for that task type: each try may
-            wait for a broker that hangs. A later step finds what was not sent.
+            wait for a broker that hangs. A later step finds what was not sent, without backing off.
         clean_up: removes a job's files, for records that are gone now; without it they are left to the sweep.
         during: entered around each single call that may block.
 
@@ -43,7 +43,8 @@ def recover(
     """
     done: Counter[str] = Counter()
     during = during or nullcontext()
-    send = _sparing_failed_queues(send)
+    unsent: list[Dispatch] = []
+    send = _sparing_failed_queues(send, unsent)
     for act in (jobs.recover_leases, jobs.recover_due, jobs.recover_messages, jobs.retire):
         for _ in range(MAX_CHUNKS):
             with during:
@@ -52,16 +53,23 @@ def recover(
             done.update(word for word, _ in recovered.acts)
             if recovered.is_whole:
                 break
+    if unsent:
+        with during:
+            jobs.watch_anew(unsent)
     return done
 
 
-def _sparing_failed_queues(send: Callable[[Dispatch], bool]) -> Callable[[Dispatch], bool]:
+def _sparing_failed_queues(
+    send: Callable[[Dispatch], bool], unsent: list[Dispatch]
+) -> Callable[[Dispatch], bool]:
     failed: set[str] = set()
 
     def send_while_it_works(dispatch: Dispatch) -> bool:
-        if dispatch.task_type not in failed and not send(dispatch):
-            failed.add(dispatch.task_type)
-        return dispatch.task_type not in failed
+        if dispatch.task_type not in failed and send(dispatch):
+            return True
+        failed.add(dispatch.task_type)
+        unsent.append(dispatch)
+        return False
 
     return send_while_it_works
 

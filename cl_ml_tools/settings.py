@@ -77,6 +77,35 @@ class Settings(BaseModel):
         ge=1,
         description="Largest accepted upload, in bytes; above it the answer is 413.",
     )
+    max_request_bytes: int = Field(
+        default=1_000_000_000,
+        ge=1,
+        description="Largest accepted request with all its uploads, in bytes; above it the answer is 413.",
+    )
+    max_files: int = Field(default=100, ge=1, le=1000, description="How many files one job takes.")
+    min_free_bytes: int = Field(
+        default=100_000_000,
+        ge=0,
+        description="An upload that would leave less room on the storage's disk is answered with 507.",
+    )
+    max_unfinished_jobs: int = Field(
+        default=0,
+        ge=0,
+        description="How many jobs a user may have queued or running; above it the answer is 429. 0: any number.",
+    )
+    api_tokens: str = Field(
+        default="",
+        pattern=r"^([^\s:,]{1,64}:[0-9a-f]{64}(,|$))*$",
+        description="Who may use the HTTP API: `user:SHA-256 of their bearer token`, with commas between. Empty: "
+        "everybody, and jobs belong to nobody.",
+    )
+    admin_users: str = Field(
+        default="", description="Users of `api_tokens` who see everybody's jobs, with commas between."
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Web pages that may call the API from a browser, as `https://host`, with commas between.",
+    )
     redis_timeout_seconds: float = Field(
         default=2.0,
         gt=0.0,

@@ -2,20 +2,19 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from fastapi import Depends, File, Form, UploadFile
+import annotated_types
+from fastapi import File, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError, WrapValidator
+from pydantic import TypeAdapter, ValidationError, WrapValidator
 from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile as ReceivedFile
 
 from cl_ml_tools.common.schemas import BaseJobParams
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
-
-USER = "_user"
-"""The name under which a signature of `form_signature` hands over the user."""
 
 MAX_FILES = 100
 """How many files one job takes."""
@@ -24,7 +23,7 @@ _TAKEN = frozenset({"file", "priority"})
 _PATHS = frozenset(BaseJobParams.model_fields)
 
 
-def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., Any]) -> inspect.Signature:
+def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
     """Make the signature of an endpoint whose form has ``file``, ``priority`` and the fields of ``schema``.
 
     FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and descriptions that the
@@ -48,23 +47,71 @@ def form_signature(schema: type[BaseJobParams], get_current_user: Callable[..., 
             _parameter("file", uploads),
             *(_form_parameter(name, field) for name, field in fields.items()),
             _parameter("priority", urgency, default=5),
-            _parameter(USER, Annotated[Any, Depends(get_current_user)]),
         ]
     )
 
 
 def checked_files(sent: Sequence[object]) -> list[UploadFile]:
-    """Return what the form carried as ``file`` when it is 1 to `MAX_FILES` files.
+    """Return what the form carried as ``file`` when all of it is files.
 
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    if len(sent) > MAX_FILES:
-        raise _refused_files(f"One job takes at most {MAX_FILES} files; {len(sent)} were sent.", len(sent))
     for value in sent:
         if not isinstance(value, ReceivedFile):
             raise _refused_files("A file is needed here; text, or a file without a name, was sent.", value)
     return list(sent)  # type: ignore[arg-type]  # FastAPI's class only adds its own annotations
+
+
+def too_many_files(most: int) -> RequestValidationError:
+    """The refusal of an upload with more files than one job takes."""
+    return _refused_files(f"One job takes at most {most} files; more were sent.", most + 1)
+
+
+def early_faults(schema: type[BaseJobParams], sent: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
+    """What is wrong with fields that have arrived, as far as their types and bounds alone can tell.
+
+    Fields with validators of their own are left to `validated`, which runs these once.
+    """
+    arrived: dict[str, list[object]] = {}
+    for name, value in sent:
+        arrived.setdefault(name, []).append(value)
+    faults: list[dict[str, Any]] = []
+    for name, adapter in _plain_adapters(schema).items():
+        if name in arrived:
+            adapter_, is_list = adapter
+            value = arrived[name] if is_list else arrived[name][-1]
+            try:
+                adapter_.validate_python(value, strict=False)
+            except ValidationError as error:
+                for entry in error.errors(include_url=False):
+                    faults.append({**entry, "loc": ("body", name, *entry["loc"])})
+    return faults
+
+
+@cache
+def _plain_adapters(schema: type[BaseJobParams]) -> dict[str, tuple[TypeAdapter[Any], bool]]:
+    """By the form's names: what checks a field without any validator that its author wrote, and if it is a list."""
+    decorators = schema.__pydantic_decorators__
+    own = {name for decorator in decorators.field_validators.values() for name in decorator.info.fields}
+    own |= {name for decorator in decorators.validators.values() for name in decorator.info.fields}
+    adapters: dict[str, tuple[TypeAdapter[Any], bool]] = {
+        "priority": (TypeAdapter(Annotated[int, annotated_types.Interval(ge=0, le=10)]), False)
+    }
+    for name, field in _form_fields(schema).items():
+        plain = all(not hasattr(constraint, "__get_pydantic_core_schema__") for constraint in field.metadata)
+        if name not in own and "*" not in own and plain:
+            annotated: Any = Annotated
+            kind = (
+                annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation or Any
+            )
+            adapters[_form_name(name, field)] = (TypeAdapter(kind), _is_list(field.annotation))
+    return adapters
+
+
+def _is_list(annotation: Any) -> bool:
+    kinds = (annotation, *get_args(annotation))
+    return any(get_origin(kind) in (list, set, tuple, frozenset, Sequence) or kind is list for kind in kinds)
 
 
 def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequence[str]) -> ParamsT:

@@ -98,6 +98,7 @@ def test_the_most_urgent_message_of_several_queues_is_fetched_first(
     assert messages_left(repository) == 0
 
 
+@pytest.mark.redis_broker
 def test_only_the_task_types_asked_for_are_fetched(submit: Submit, repository: CeleryJobRepository) -> None:
     other = submit(priority=10, task_type="probe_other")
     wanted = submit(priority=1)
@@ -121,6 +122,7 @@ def test_messages_of_jobs_that_are_not_to_be_done_are_taken_out(
     assert [record(repository, job_id).status for job_id in (cancelled, ended)] == ["cancelled", "error"]
 
 
+@pytest.mark.redis_broker
 def test_messages_that_are_none_of_ours_are_dropped_and_told(
     submit: Submit, repository: CeleryJobRepository, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +142,7 @@ def test_messages_that_are_none_of_ours_are_dropped_and_told(
     assert len([entry for entry in caplog.records if "dropped" in entry.getMessage()]) == 9
 
 
+@pytest.mark.redis_broker
 def test_a_job_whose_message_is_lost_keeps_nobody_waiting(
     submit: Submit, repository: CeleryJobRepository
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_job_whose_message_is_lost_keeps_nobody_waiting(
     assert record(repository, lost).status == "queued"
 
 
+@pytest.mark.redis_broker
 def test_a_message_goes_back_when_the_record_cannot_be_reached(
     submit: Submit, repository: CeleryJobRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +336,7 @@ def test_the_loop_goes_on_after_a_plugin_has_failed(
 # --- beside Celery workers
 
 
+@pytest.mark.redis_broker
 def test_a_celery_worker_takes_jobs_in_the_order_of_their_urgency(
     submit: Submit,
     start_worker: StartWorker,

@@ -1,6 +1,5 @@
-"""The README says what is so."""
+"""The README's table of settings; its code and links are checked with all other pages, in test_docs.py."""
 
-import re
 from pathlib import Path
 
 from cl_ml_tools.settings import PREFIX, Settings
@@ -20,16 +19,3 @@ def settings_rows() -> list[str]:
 
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     assert [line for line in README.splitlines() if line.startswith(f"| `{PREFIX}")] == settings_rows()
-
-
-def test_every_link_to_a_file_leads_to_one() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_the_plugin_of_the_readme_is_a_plugin(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 4
-    for number, block in enumerate(blocks):
-        compile(block, f"README block {number}", "exec")

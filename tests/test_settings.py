@@ -24,6 +24,13 @@ ANOTHER: dict[str, tuple[str, Any]] = {
     "soft_time_limit_seconds": ("50", 50.0),
     "cancel_grace_seconds": ("0", 0.0),
     "max_upload_bytes": ("5000", 5000),
+    "max_request_bytes": ("9000", 9000),
+    "max_files": ("7", 7),
+    "min_free_bytes": ("0", 0),
+    "max_unfinished_jobs": ("12", 12),
+    "api_tokens": (f"ann:{'a' * 64}", f"ann:{'a' * 64}"),
+    "admin_users": ("ann,bob", "ann,bob"),
+    "cors_origins": ("https://a.example", "https://a.example"),
     "redis_timeout_seconds": ("0.5", 0.5),
     "progress_interval_seconds": ("0", 0.0),
 }

@@ -95,6 +95,7 @@ def run(cluster: Cluster, options: argparse.Namespace) -> tuple[Findings, FaultL
         end = time.monotonic() + options.seconds
         while time.monotonic() < end:
             faults.step()
+        faults.settle()
         cluster.end_masters()
         cluster.tend()
         drained = drain(cluster, store, options.drain)
@@ -118,7 +119,8 @@ def drain(cluster: Cluster, store: RedisJobStore, seconds: float) -> float | Non
         cluster.tend()
         try:
             waiting = sum(
-                len(store.list(status=status, limit=10)) for status in (JobStatus.QUEUED, JobStatus.PROCESSING)
+                len(store.list(status=status, limit=10))
+                for status in (JobStatus.QUEUED, JobStatus.PROCESSING)
             )
             leases: Any = store.client.zcard(store.keys("leases"))
         except (StoreUnavailableError, RedisError):
@@ -143,6 +145,7 @@ def show(found: Findings, faults: FaultLog, answer: dict[str, Any]) -> None:
     """Print what was counted, then what is wrong."""
     for name, value in {**answer, **dict(sorted(faults.counts.items()))}.items():
         print(f"{name:24} {value}")
+    print(f"slowest recovery: {found.slowest[1]}")
     for title in ("lost", "wrong", "stuck", "overlapped"):
         for line in getattr(found, title)[:20]:
             print(f"{title.upper()}: {line}")
@@ -154,7 +157,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="how long it is disturbed")
     parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
     parser.add_argument("--masters", type=int, default=2, help="how many submit")
-    parser.add_argument("--pause", type=float, default=1.5, help="mean seconds between two faults")
+    parser.add_argument("--pause", type=float, default=0.7, help="mean seconds between two faults")
     parser.add_argument("--drain", type=float, default=180, help="how long it may take to come to rest")
     parser.add_argument("--folder", default=None, help="where its files go")
     parser.add_argument("--keep", action="store_true", help="keep the folder, also after a clean run")

@@ -4,6 +4,7 @@ import json
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Run:
 def read_runs(path: Path) -> list[Run]:
     """The runs of a job by their beginning."""
     times: dict[tuple[int, int, str], list[tuple[float, str]]] = defaultdict(list)
+    if not path.exists():
+        return []
     for line in path.read_text().splitlines():
         attempt, pid, node, at, word = line.split()
         times[int(attempt), int(pid), node].append((float(at), word))
@@ -74,6 +77,7 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     overlapped: list[str] = field(default_factory=list)
     recovery_seconds: list[float] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
 
     @property
     def is_clean(self) -> bool:
@@ -111,7 +115,9 @@ def audit(
         elif record.status not in TERMINAL:
             found.stuck.append(f"{job_id} ({kind}): {record!r}")
         else:
-            _judge_end(found, kind, acts, record)
+            runs = read_runs(folder / "traces" / job_id)
+            out = bool(runs) and faults.was_out(runs[-1].first, runs[-1].last)
+            _judge_end(found, kind, acts, record, was_out=out)
         _judge_states(found, job_id, acts, states.get(job_id, []))
     for path in (folder / "traces").iterdir():
         _judge_runs(found, path.name, read_runs(path), records.get(path.name), faults)
@@ -119,12 +125,14 @@ def audit(
     return found
 
 
-def _judge_end(found: Findings, kind: str, acts: Counter[str], record: JobRecord) -> None:
+def _judge_end(found: Findings, kind: str, acts: Counter[str], record: JobRecord, *, was_out: bool) -> None:
     message = record.error_message or ""
     found.counts["attempts"] += record.attempt
     if record.status == "completed":
         found.counts["completed"] += 1
-        if kind in ("fails", "poison", "slow"):
+        if kind == "slow" and was_out:
+            found.counts["limits_noticed_late"] += 1
+        elif kind in ("fails", "poison", "slow"):
             found.wrong.append(f"{record.job_id} ({kind}): completed")
         for path in record.params["output_paths"]:
             if not Path(path).exists():
@@ -150,7 +158,7 @@ def _judge_end(found: Findings, kind: str, acts: Counter[str], record: JobRecord
 def _judge_states(found: Findings, job_id: str, acts: Counter[str], states: list[str]) -> None:
     """A terminal state changes only by a retry that somebody asked for, ``completed`` never."""
     retried = 0
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         if before == "deleted":
             found.wrong.append(f"{job_id}: {after} after its deletion")
         elif before in TERMINAL and after != "deleted":
@@ -173,10 +181,12 @@ def _judge_runs(
     found.counts["runs"] += len(runs)
     if len({run.attempt for run in runs}) < len(runs):
         found.overlapped.append(f"{job_id}: one attempt was run twice: {runs}")
-    for first, second in zip(runs, runs[1:], strict=False):
+    for first, second in pairwise(runs):
         killed = faults.killed.get((first.node, first.pid))
         if killed is not None and first.last <= killed < second.first and killed - first.last < 0.5:
-            found.recovery_seconds.append(second.first - killed)
+            seconds = second.first - killed
+            found.recovery_seconds.append(seconds)
+            found.slowest = max(found.slowest, (seconds, f"{job_id}: {first}, then {second}"))
         if first.last > second.first and not faults.was_frozen(first.node, first.first - 1, second.first):
             ends = [] if record is None else [f"{end.cause} {end.node} {end.at}" for end in record.history]
             found.overlapped.append(f"{job_id}: {first} goes on beside {second}; ends: {ends}")
@@ -207,6 +217,7 @@ def as_json(found: Findings, faults: FaultLog) -> dict[str, Any]:
         "cancelled": counts["cancelled"],
         "deleted": counts["deleted"],
         "ended_by_limits": counts["ended_by_limits"],
+        "limits_noticed_late": counts["limits_noticed_late"],
         "runs": counts["runs"],
         "lost": len(found.lost),
         "wrong": len(found.wrong),

@@ -56,11 +56,11 @@ def _celery(app: str, *options: str) -> tuple[str, ...]:
 ONLY_PLAIN = ("-Q", "cl_ml_tools.chaos")
 
 KINDS = (
-    Kind("prefork", _celery("cl_ml_tools", "-c", "2")),
-    Kind("prefork-ahead", _celery("cl_ml_tools", "-c", "1"), clock_offset=3600),
-    Kind("threads", _celery("cl_ml_tools", "--pool", "threads", "-c", "2", *ONLY_PLAIN)),
+    Kind("prefork", _celery("cl_ml_tools", "-c", "4")),
+    Kind("prefork-ahead", _celery("cl_ml_tools", "-c", "2"), clock_offset=3600),
+    Kind("threads", _celery("cl_ml_tools", "--pool", "threads", "-c", "4", *ONLY_PLAIN)),
     Kind("solo", _celery("cl_ml_tools", "--pool", "solo", *ONLY_PLAIN)),
-    Kind("prefork-spawn", _celery("benchmarks.chaos.spawn_app", "-c", "1", *ONLY_PLAIN)),
+    Kind("prefork-spawn", _celery("benchmarks.chaos.spawn_app", "-c", "2", *ONLY_PLAIN)),
     Kind("poller", ("benchmarks.chaos.poller", "chaos"), clock_offset=-3600),
 )
 

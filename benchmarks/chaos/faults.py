@@ -4,11 +4,19 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from amqp.exceptions import AMQPError
+from kombu.connection import Connection
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
 from benchmarks.chaos.cluster import LEASE_SECONDS, Cluster, Member
+from cl_ml_tools.errors import EmbeddedRedisError
 
 
 @dataclass
@@ -18,12 +26,19 @@ class FaultLog:
     Attributes:
         killed: when each killed process was killed, by process id and its node's label.
         frozen: who was stopped with all its processes for longer than half a lease: label, from, to.
+        outages: when a server was away or connections to it were lost, or a main process stood still: Celery's
+            event loop waits for it then, and notices a time limit later.
         counts: how often each fault was done.
     """
 
     killed: dict[tuple[str, int], float] = field(default_factory=dict)
     frozen: list[tuple[str, float, float]] = field(default_factory=list)
+    outages: list[tuple[float, float]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+
+    def was_out(self, start: float, end: float) -> bool:
+        """Whether something was away at any time in between, or a moment before."""
+        return any(since < end and until > start - 10 for since, until in self.outages)
 
     @property
     def kills(self) -> int:
@@ -48,6 +63,8 @@ class Faults:
         self._random = random.Random(f"{seed}/faults")
         self._pause_seconds = pause_seconds
         self.log = FaultLog()
+        self._background: list[threading.Thread] = []
+        self._restarting = {"redis": threading.Lock(), "rabbitmq": threading.Lock()}
         self._weights = {
             self.kill_node: 3.0,
             self.kill_child: 5.0,
@@ -83,14 +100,26 @@ class Faults:
 
     def _do(self, act: object) -> None:
         name = act.__name__  # type: ignore[attr-defined]  # a method
+        begin = time.monotonic()
         # Whom it was meant for may end by himself meanwhile.
         with contextlib.suppress(ProcessLookupError):
             if act():  # type: ignore[operator]
                 self.log.counts[name] += 1
+        if name.startswith("cut_"):
+            self.log.outages.append((begin, time.monotonic()))
 
     def _node(self) -> Member | None:
         nodes = self._cluster.nodes()
         return self._random.choice(nodes) if nodes else None
+
+    def _pool_child(self) -> tuple[Member | None, int]:
+        """A prefork node, and a process of its pool."""
+        pools = [(node, node.pool_children()) for node in self._cluster.nodes()]
+        pools = [(node, children) for node, children in pools if children]
+        if not pools:
+            return None, 0
+        node, children = self._random.choice(pools)
+        return node, self._random.choice(children)
 
     def kill_node(self) -> bool:
         """Kill a node with all its processes, as a power cut does."""
@@ -103,11 +132,9 @@ class Faults:
 
     def kill_child(self) -> bool:
         """Kill a process of a prefork pool."""
-        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
-        if not nodes:
+        node, child = self._pool_child()
+        if node is None:
             return False
-        node = self._random.choice(nodes)
-        child = self._random.choice(node.pool_children())
         os.kill(child, signal.SIGKILL)
         self.log.killed[node.label, child] = time.monotonic()
         return True
@@ -115,10 +142,8 @@ class Faults:
     def _kill_family(self, member: Member) -> bool:
         family = member.family()
         # All of them stand still first: the children must not outlive the moment that is noted.
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        _signal_all(family, signal.SIGSTOP)
+        _signal_all(family, signal.SIGKILL)
         now = time.monotonic()
         for pid in family:
             self.log.killed[member.label, pid] = now
@@ -136,76 +161,113 @@ class Faults:
         node = self._node()
         if node is None:
             return False
-        begin = time.monotonic()
-        self._pause(node.family(), seconds)
-        if time.monotonic() - begin > LEASE_SECONDS / 2:
-            self.log.frozen.append((node.label, begin, time.monotonic()))
+        self._pause(node.family(), seconds, node.label)
         return True
 
     def stop_main_process(self) -> bool:
         """The main process of a prefork node stands still, its children work on."""
-        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
-        if not nodes:
+        node, _ = self._pool_child()
+        if node is None:
             return False
-        self._pause([self._random.choice(nodes).process.pid], 1.5 * LEASE_SECONDS)
+        self._pause([node.process.pid], 1.5 * LEASE_SECONDS)
         return True
 
     def stop_child(self) -> bool:
         """A pool process stands still for longer than a lease; its node keeps the lease."""
-        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
-        if not nodes:
+        node, child = self._pool_child()
+        if node is None:
             return False
-        self._pause([self._random.choice(self._random.choice(nodes).pool_children())], 1.5 * LEASE_SECONDS)
+        self._pause([child], 1.5 * LEASE_SECONDS)
         return True
 
-    def _pause(self, pids: list[int], seconds: float) -> None:
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            if number is signal.SIGSTOP:
-                time.sleep(seconds)
+    def _pause(self, pids: list[int], seconds: float, frozen: str = "") -> None:
+        """Stop processes, and let them go on later, while other things go wrong."""
+        begin = time.monotonic()
+        _signal_all(pids, signal.SIGSTOP)
+
+        def go_on() -> None:
+            _signal_all(pids, signal.SIGCONT)
+            self.log.outages.append((begin, time.monotonic()))
+            if frozen and time.monotonic() - begin > LEASE_SECONDS / 2:
+                self.log.frozen.append((frozen, begin, time.monotonic()))
+
+        timer = threading.Timer(seconds, go_on)
+        timer.start()
+        self._background.append(timer)
+
+    def settle(self) -> None:
+        """Return when everybody goes on who was stopped, and the servers are back."""
+        for thread in self._background:
+            thread.join()
+
+    def _restart(self, name: str, end: Callable[[], None], start: Callable[[], None], away: float) -> bool:
+        """Restart a server while other things go wrong; False when it is being restarted."""
+        lock = self._restarting[name]
+        if not lock.acquire(blocking=False):
+            return False
+
+        def restart() -> None:
+            begin = time.monotonic()
+            end()
+            time.sleep(away)
+            start()
+            self.log.outages.append((begin, time.monotonic()))
+            lock.release()
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        self._background.append(thread)
+        return True
 
     def stop_redis(self) -> bool:
         """Redis hangs, now and then for longer than a lease."""
+        if self._restarting["redis"].locked():
+            return False
         seconds = self._random.choice([0.5, 1.5, 3.0, 1.5 * LEASE_SECONDS])
         self._pause([self._cluster.redis.pid], seconds)
         return True
 
     def restart_redis(self) -> bool:
-        self._cluster.kill_redis()
-        time.sleep(self._random.choice([0.0, 0.5, 2.0, 1.5 * LEASE_SECONDS]))
-        self._cluster.start_redis()
-        return True
+        away = self._random.choice([0.0, 0.5, 2.0, 1.5 * LEASE_SECONDS])
+        return self._restart("redis", self._cluster.kill_redis, self._cluster.start_redis, away)
 
     def restart_rabbitmq(self) -> bool:
-        assert self._cluster.rabbitmq is not None
-        self._random.choice([self._cluster.rabbitmq.kill, self._cluster.rabbitmq.stop])()
-        time.sleep(self._random.choice([0.0, 2.0]))
-        self._cluster.rabbitmq.start()
-        return True
+        node = self._cluster.rabbitmq
+        assert node is not None
+        end = self._random.choice([node.kill, node.stop])
+        return self._restart("rabbitmq", end, node.start, self._random.choice([0.0, 2.0]))
 
     def cut_connections(self) -> bool:
         """All connections to a server are closed by it."""
-        if self._cluster.rabbitmq is not None and self._random.random() < 0.5:
-            self._cluster.rabbitmq.close_connections()
+        node = self._cluster.rabbitmq
+        if node is not None and self._random.random() < 0.5:
+            return self._restart("rabbitmq", node.close_connections, lambda: None, 0.0)
+        return self._tell_redis("CLIENT", "KILL", "TYPE", "normal")
+
+    def _tell_redis(self, *command: str) -> bool:
+        """False when it is away."""
+        if self._restarting["redis"].locked():
+            return False
+        with contextlib.suppress(RedisError, EmbeddedRedisError), self._cluster.redis_client() as client:
+            client.execute_command(*command)
             return True
-        with self._cluster.redis_client() as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
-        return True
+        return False
 
     def lose_messages(self) -> bool:
         """The broker forgets what waits in our queues."""
         names = [f"cl_ml_tools.{task_type}" for task_type in ("chaos", "chaos_poison", "chaos_slow")]
-        if self._cluster.rabbitmq is not None:
+        if self._cluster.rabbitmq is None:
+            lists = [f"{name}\x06\x16{level}" for name in names for level in range(1, 10)]
+            return self._tell_redis("DEL", *names, *lists)
+        # The server is away, or nobody has declared the queue yet.
+        with (
+            contextlib.suppress(OSError, AMQPError, OperationalError),
+            Connection(self._cluster.rabbitmq.url) as connection,
+        ):
             for name in names:
-                with contextlib.suppress(AssertionError):  # nobody has declared it yet
-                    self._cluster.rabbitmq.control("purge_queue", name)
+                connection.default_channel.queue_purge(name)
             return True
-        with self._cluster.redis_client() as client:
-            for name in names:
-                client.delete(name, *(f"{name}\x06\x16{level}" for level in range(1, 10)))
-        return True
+        return False
 
     def shut_down_warmly(self) -> bool:
         """A node is asked to end; it finishes what it has begun."""
@@ -217,8 +279,14 @@ class Faults:
 
     def shut_down_coldly(self) -> bool:
         """A prefork node is told to end at once; it gives back what it has begun."""
-        nodes = [node for node in self._cluster.nodes() if node.pool_children()]
-        if not nodes:
+        node, _ = self._pool_child()
+        if node is None:
             return False
-        self._random.choice(nodes).process.send(signal.SIGQUIT)
+        node.process.send(signal.SIGQUIT)
         return True
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -10,6 +10,8 @@ from cl_ml_tools.app import create_repository
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.worker import Worker
 
+logger = logging.getLogger("poller")
+
 
 async def main(task_types: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -19,7 +21,7 @@ async def main(task_types: list[str]) -> None:
         try:
             worked = await worker.run_once(task_types)
         except (StoreUnavailableError, OperationalError) as error:
-            logging.warning("polling again in a moment: %s", error)
+            logger.warning("polling again in a moment: %s", error)
             worked = False
         if not worked:
             await asyncio.sleep(0.1)

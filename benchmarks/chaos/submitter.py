@@ -46,7 +46,7 @@ class Submitter:
     def step(self) -> None:
         store = self._repository.store
         queued = store.client.zcard(store.keys("status", JobStatus.QUEUED))
-        if int(queued) > MAX_QUEUED:  # type: ignore[arg-type]  # redis-py's types know of a coroutine
+        if int(queued) > MAX_QUEUED:
             time.sleep(0.1)
         else:
             self.add()
@@ -63,7 +63,9 @@ class Submitter:
         )[0]
         task_type = {"poison": "chaos_poison", "slow": "chaos_slow"}.get(kind, "chaos")
         directory = self._storage.create_job_directory(job_id)
-        outputs = [str(directory / "output" / f"{number}.bin") for number in range(self._random.randint(1, 3))]
+        outputs = [
+            str(directory / "output" / f"{number}.bin") for number in range(self._random.randint(1, 3))
+        ]
         params = {
             "traces": self._traces,
             "output_paths": outputs,
@@ -80,7 +82,9 @@ class Submitter:
             when = {"expires": now + timedelta(seconds=self._random.uniform(0.1, 10))}
         self.note("I", job_id, kind)
         self._repository.add_job(
-            Job(job_id=job_id, task_type=task_type, params=params), priority=self._random.randint(0, 10), **when
+            Job(job_id=job_id, task_type=task_type, params=params),
+            priority=self._random.randint(0, 10),
+            **when,
         )
         self.note("A", job_id, kind)
         self._mine.append(job_id)

@@ -29,7 +29,7 @@ RETRY_SECONDS = 1.0
 class Attendant:
     """Settles what the main process's own event loop must not wait for.
 
-    Its methods may be called from any thread; all but `release` return at once.
+    Its methods may be called from any thread; all but `release` and `drain` return at once.
     """
 
     def __init__(self, installation: Installation, spool: OutcomeSpool) -> None:
@@ -72,6 +72,12 @@ class Attendant:
             self._settle(job_id, process, RequeueCause.RELEASED, "")
         except StoreUnavailableError:
             logger.warning("job %s could not be given back; it is when its lease ends", job_id, exc_info=True)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all that was told so far is settled, or could not be, but not for longer than that."""
+        done = threading.Event()
+        self._waiting.put(done.set)
+        done.wait(seconds)
 
     def _settle(self, job_id: str, process: int, cause: RequeueCause, detail: str, sequence: int = 0) -> None:
         installation = self._installation

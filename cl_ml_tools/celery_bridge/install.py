@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init
+from celery.signals import celeryd_init, worker_shutdown
 
 from cl_ml_tools.celery_bridge.bootsteps import JobsStep
 from cl_ml_tools.celery_bridge.consumer_timeout import ConsumerTimeoutStep
@@ -18,6 +18,9 @@ from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.stores.redis_recovery import RedisRecovery
 
 TASK_MODULE = "cl_ml_tools.celery_bridge.task"
+
+SETTLE_SECONDS = 10.0
+"""How long a worker that ends may wait for the store to take what became of its runs."""
 
 
 def install(
@@ -60,6 +63,7 @@ def install(
     else:
         app.on_after_configure.connect(_include_when_configured, weak=False)
     celeryd_init.connect(_choose_queues, weak=False, dispatch_uid="cl_ml_tools.choose_queues")
+    worker_shutdown.connect(_settle_what_is_left, weak=False, dispatch_uid="cl_ml_tools.settle_what_is_left")
     if TASK_MODULE in sys.modules:
         # Some other app's worker has loaded it in this process; it will not run again for this one.
         sys.modules[TASK_MODULE].register_tasks(app, installation)
@@ -89,3 +93,10 @@ def _choose_queues(instance: Any, options: dict[str, Any] | None = None, **_: An
             app.amqp.queues.select_add(job_queue(app, task_type))
         elif queue_name(task_type) in named:
             app.amqp.queues.add(job_queue(app, task_type))
+
+
+def _settle_what_is_left(sender: Any, **_: Any) -> None:
+    """When a worker's pool has ended: let its attendant store what became of the last runs."""
+    installation = installations.get(sender.app)
+    if installation is not None and installation.attendant is not None:
+        installation.attendant.drain(SETTLE_SECONDS)

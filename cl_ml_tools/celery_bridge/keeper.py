@@ -35,6 +35,7 @@ class Keeper:
         self._installation = installation
         self._held: set[int] = set()
         self._stop_since: dict[int, float] = {}
+        self._revoked: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-keeper", daemon=True)
 
     def start(self) -> None:
@@ -49,6 +50,7 @@ class Keeper:
         """
         installation = self._installation
         requests = _running_requests()
+        self._tell_of_revokes(requests)
         states = installation.store.extend(
             installation.node,
             [(request.job_id, None) for request in requests],
@@ -56,12 +58,29 @@ class Keeper:
         )
         running = {id(request) for request in requests}
         self._held &= running
+        self._revoked &= running
         self._stop_since = {key: since for key, since in self._stop_since.items() if key in running}
         for request, state in zip(requests, states, strict=True):
             if state is RunState.CURRENT:
                 self._held.add(id(request))
             elif state is RunState.STOPPING or (state is RunState.LOST and id(request) in self._held):
                 self._end_when_stubborn(request, state)
+
+    def _tell_of_revokes(self, requests: list[JobRequest]) -> None:
+        """Have runs cancelled whose Celery task was revoked.
+
+        Celery itself stops only what it is told to terminate, only on prefork, and not when a refused duplicate
+        has made it forget the run.
+        """
+        attendant = self._installation.attendant
+        for request in requests:
+            if (
+                request.id in worker_state.revoked
+                and id(request) not in self._revoked
+                and attendant is not None
+            ):
+                self._revoked.add(id(request))
+                attendant.revoked(request.job_id, request.id, None)
 
     def _end_when_stubborn(self, request: JobRequest, state: RunState) -> None:
         """Kill the pool process of a run that goes on although it was told to stop."""

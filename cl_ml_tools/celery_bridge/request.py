@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 from cl_ml_tools.celery_bridge.installation import installations
@@ -21,8 +22,13 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
 
     @property
     def job_id(self) -> str:
-        """The job that the message is about."""
-        return str(self.args[0])
+        """The job that the message is about; empty for a stranger's message that names none."""
+        return str(self.args[0] if self.args else self.kwargs.get("job_id", ""))
+
+    @property
+    def _sequence(self) -> int:
+        sequence = self.args[1] if len(self.args) > 1 else 0
+        return sequence if isinstance(sequence, int) else 0
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The task failed; a pool process that died or was told to end is such a failure."""
@@ -37,7 +43,11 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
             attendant.revoked(self.job_id, self.id, process)
         # A pool process that is told to exit reaches this method as SystemExit.
         elif isinstance(exception, WorkerLostError | SystemExit):
-            attendant.crashed(self.job_id, process, str(exception), int(self.args[1]))
+            if _is_shutting_down():
+                # Whoever ends the node has told all its processes, as systemd does.
+                attendant.release(self.job_id, process)
+            else:
+                attendant.crashed(self.job_id, process, str(exception), self._sequence)
         return handled
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -62,3 +72,11 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
     def _attendant(self) -> "Attendant | None":
         installation = installations.get(self.app)
         return None if installation is None else installation.attendant
+
+
+def _is_shutting_down() -> bool:
+    # None or False, or an exit code, which may be 0.
+    return any(
+        code is not None and code is not False
+        for code in (worker_state.should_stop, worker_state.should_terminate)
+    )

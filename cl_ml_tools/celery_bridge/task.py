@@ -64,8 +64,11 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
     """Claim the job, run it and store its outcome; returns how it ended.
 
     Raises:
+        TypeError: the message is none of ours.
         Ignore: the claim is refused, or was lost; recovery brings a job back, not the broker.
     """
+    if not isinstance(job_id, str) or not isinstance(sequence, int):
+        raise TypeError("a job's message carries its id and its sequence number")
     installation = self.installation
     store, settings = installation.store, installation.settings
     owner = Owner(installation.node, os.getpid())

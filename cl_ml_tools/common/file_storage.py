@@ -1,6 +1,7 @@
 """The contract of a storage of files."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -22,6 +23,35 @@ class SavedFile(TypedDict):
     path: str
     size: int
     hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """How much one upload may be.
+
+    Attributes:
+        max_files: how many files.
+        max_request_bytes: the whole request; None for any.
+        max_unfinished_jobs: how many jobs of one user may be queued or running when another comes; 0 for any.
+    """
+
+    max_files: int = 100
+    max_request_bytes: int | None = None
+    max_unfinished_jobs: int = 0
+
+
+@runtime_checkable
+class LimitsUploads(Protocol):
+    """A storage that says how much it takes in one upload, and takes uploads as streams.
+
+    The ``file`` that its `FileStorage.save_input_file` gets may have nothing but ``async read(size)``, which can be
+    read once; another storage gets a whole ``UploadFile``.
+    """
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """The limits; read once."""
+        ...
 
 
 @runtime_checkable

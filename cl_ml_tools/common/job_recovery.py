@@ -37,6 +37,10 @@ class JobRecovery(Protocol):
         """Find queued jobs whose messages were lost."""
         ...
 
+    def watch_anew(self, unsent: Sequence[Dispatch]) -> None:
+        """Look for these messages as if for the first time: they could not be sent, so nobody has lost them."""
+        ...
+
     def recover_due(self) -> Recovered:
         """Find jobs whose next try or earliest start has come; end those that have expired."""
         ...

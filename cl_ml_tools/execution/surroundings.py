@@ -20,8 +20,8 @@ WORKER_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"
 def kept_surroundings() -> Iterator[None]:
     """Around a plugin's code: afterwards the working directory and the worker's signal handlers are as before.
 
-    A child that the plugin has forked, and that leaves the plugin's code, ends here: it must not go on as a second
-    worker with the same claim.
+    A child that the plugin has forked has no handlers of the worker's, so that signals end it. When it leaves the
+    plugin's code it ends here: it must not go on as a second worker with the same claim.
     """
     process = os.getpid()
     handlers = _signal_handlers()
@@ -56,6 +56,11 @@ class _WorkingDirectory:
                 self._home = _current_folder()
             self._running += 1
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a plugin runs. Needs no lock, which a forked child could wait for in vain."""
+        return self._running > 0
+
     def leave(self) -> None:
         with self._lock:
             self._running -= 1
@@ -69,6 +74,18 @@ class _WorkingDirectory:
 
 
 _folder = _WorkingDirectory()
+
+
+def _forget_handlers() -> None:
+    """In a forked child: without this a ``multiprocessing.Pool`` of a plugin on the solo pool never ends, since its
+    processes take their ``SIGTERM`` for a warm shutdown."""
+    if _folder.is_in_use:
+        for number, handler in _signal_handlers().items():
+            if callable(handler) and handler is not signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget_handlers)
 
 
 def _current_folder() -> Path | None:

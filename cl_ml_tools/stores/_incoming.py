@@ -30,8 +30,9 @@ class Incoming:
     # other processes are met by O_EXCL, which tells equal names only.
     _naming = threading.Lock()
 
-    def __init__(self, job_dir: Path) -> None:
+    def __init__(self, job_dir: Path, *, min_free_bytes: int = 0) -> None:
         self._job_dir = job_dir
+        self._min_free_bytes = min_free_bytes
         self._path = job_dir / f"{INCOMING_PREFIX}{secrets.token_hex(8)}"
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
@@ -48,6 +49,7 @@ class Incoming:
         """Append the chunk; ``size`` and ``sha256`` follow."""
         with self._lock, lack_of_room_told(self._job_dir):
             file, left = self._opened(), memoryview(chunk)
+            self._check_room(len(chunk))
             while left:
                 left = left[file.write(left) :]
             self._digest.update(chunk)
@@ -76,6 +78,16 @@ class Incoming:
                     self._file.close()
             finally:
                 self._path.unlink(missing_ok=True)
+
+    def _check_room(self, size: int) -> None:
+        if not self._min_free_bytes:
+            return
+        disk = os.statvfs(self._job_dir)
+        if disk.f_bavail * disk.f_frsize - size < self._min_free_bytes:
+            raise StorageFullError(
+                f"{self._min_free_bytes} bytes are kept free on the disk of {self._job_dir}: free some space, or "
+                f"set CL_ML_TOOLS_STORAGE_DIR to another disk"
+            )
 
     def _opened(self) -> BinaryIO:
         if self._discarded:

@@ -10,7 +10,6 @@ from redis import Redis
 from cl_ml_tools.stores._keys import KeyNames
 from cl_ml_tools.stores._scripts import ScriptRunner
 
-
 TRUSTED_SECONDS = 60.0
 """How long what is known of the server's time is trusted."""
 

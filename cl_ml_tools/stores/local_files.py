@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, SavedFile
+from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, SavedFile, UploadLimits
 from cl_ml_tools.errors import InvalidJobIdError, UploadTooLargeError
 from cl_ml_tools.file_names import check_job_id, safe_file_name
 from cl_ml_tools.stores._incoming import INCOMING_PREFIX, Incoming, lack_of_room_told
@@ -29,16 +29,27 @@ class LocalFileStorage:
     `cl_ml_tools.errors.InvalidJobIdError` when the job id is not a plain id.
     """
 
-    def __init__(self, base_dir: str | os.PathLike[str], *, max_file_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str],
+        *,
+        max_file_bytes: int | None = None,
+        min_free_bytes: int = 0,
+        upload_limits: UploadLimits | None = None,
+    ) -> None:
         """Make the base directory if need be.
 
         Args:
             base_dir: where the files are kept; a relative path is resolved now.
             max_file_bytes: the largest upload that is accepted; None accepts all.
+            min_free_bytes: an upload that would leave less room on the disk is refused.
+            upload_limits: what one upload may be, for who receives it.
         """
         self.base_dir = Path(base_dir).expanduser().resolve()
         self.base_dir.mkdir(parents=True, exist_ok=True)
         self.max_file_bytes = max_file_bytes
+        self.min_free_bytes = min_free_bytes
+        self.upload_limits = upload_limits or UploadLimits()
 
     def create_job_directory(self, job_id: str) -> Path:
         """Make the directories of a job; harmless when they exist. Returns the job's directory.
@@ -77,7 +88,7 @@ class LocalFileStorage:
             UploadTooLargeError: it is larger than ``max_file_bytes``.
             StorageFullError: the disk or the quota is full.
         """
-        incoming = Incoming(self._job_dir(job_id))
+        incoming = Incoming(self._job_dir(job_id), min_free_bytes=self.min_free_bytes)
         try:
             await _in_thread(partial(self.create_job_directory, job_id))
             while chunk := await _read(file):

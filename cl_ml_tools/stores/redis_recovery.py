@@ -51,6 +51,12 @@ class RedisRecovery:
         acts = [("resent", job_id) for job_id in job_ids]
         return Recovered(acts, self._dispatches(job_ids), len(job_ids) < CHUNK)
 
+    def watch_anew(self, unsent: Sequence[Dispatch]) -> None:
+        """See `JobRecovery.watch_anew`."""
+        lines = {f"{dispatch.task_type}:{dispatch.priority}" for dispatch in unsent}
+        client, watched = self._store.client, self._store.keys("watched")
+        self._store.scripts.call(lambda: client.hdel(watched, *lines))
+
     def recover_due(self) -> Recovered:
         """See `JobRecovery.recover_due`."""
         return self._recovered(self._store.scripts.run("recover_due", CHUNK))

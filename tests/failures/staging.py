@@ -22,7 +22,7 @@ Submit = Callable[..., str]
 StartWorker = Callable[..., Process]
 ProbeLog = Callable[[], list[str]]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that anything may take on a machine with two busy cores."""
 
 QUICK = {
@@ -53,15 +53,12 @@ def wait_for_status(repository: CeleryJobRepository, job_id: str, *statuses: str
     return job
 
 
-def ended(repository: CeleryJobRepository, job_id: str) -> JobRecord:
-    """The job, as soon as it has reached a terminal status."""
-    return wait_for_status(repository, job_id, "completed", "error", "cancelled")
-
-
-def wait_for_word(probe_log: ProbeLog, job_id: str, word: str, *, times: int = 1) -> None:
+def wait_for_word(
+    probe_log: ProbeLog, job_id: str, word: str, *, times: int = 1, seconds: float = PATIENCE
+) -> None:
     """Wait until the job has said so."""
     wait_until(
-        lambda: probe_log().count(f"{job_id} {word}") >= times, seconds=PATIENCE, why=f"{word} x {times}"
+        lambda: probe_log().count(f"{job_id} {word}") >= times, seconds=seconds, why=f"{word} x {times}"
     )
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 import staging
 from celery import Celery
-from harness import wait_until
+from harness import ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -15,7 +15,6 @@ from staging import (
     ProbeLog,
     StartWorker,
     Submit,
-    ended,
     history,
     is_alive,
     process_of,

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import staging
-from harness import wait_until
+from harness import ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -21,7 +21,6 @@ from staging import (
     ProbeLog,
     StartWorker,
     Submit,
-    ended,
     history,
     is_alive,
     process_of,

@@ -5,14 +5,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from harness import wait_until
+from harness import ended, wait_until
 from staging import (
     PATIENCE,
     QUICK,
     ProbeLog,
     StartWorker,
     Submit,
-    ended,
     history,
     record,
     starts,

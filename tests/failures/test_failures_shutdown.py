@@ -6,14 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import ended, wait_until
 from staging import (
     PATIENCE,
     QUICK,
     ProbeLog,
     StartWorker,
     Submit,
-    ended,
     history,
     is_alive,
     process_of,
@@ -119,7 +118,7 @@ def test_a_soft_shutdown_lets_a_job_finish_that_does_so_in_time(
     probe_log: ProbeLog,
     tmp_path: Path,
 ) -> None:
-    worker = start_worker("-c", "1", app="tuned_celery_app", **SLOW, **soft_shutdown(60))
+    worker = start_worker("-c", "1", app="tuned_celery_app", **SLOW, **soft_shutdown(4))
     gate = tmp_path / "gate"
     job_id = submit(["wait_for", str(gate)])
     wait_for_word(probe_log, job_id, "start")

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import staging
-from harness import wait_until
+from harness import ended, wait_until
 from link import Link
 from staging import (
     QUICK,
     ProbeLog,
     StartWorker,
     Submit,
-    ended,
     history,
     is_alive,
     process_of,

@@ -184,6 +184,9 @@ class Probe:
     def touch(self, path: str) -> None:
         Path(path).touch()
 
+    def write_pid(self) -> None:
+        self.write(str(os.getpid()))
+
     def write(self, text: str) -> None:
         for path in self.params.output_paths:
             Path(path).write_text(text)

@@ -1,0 +1,148 @@
+"""A plugin's route in one line: an upload becomes a job."""
+
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Annotated, Any, Protocol, TypeVar, cast
+
+from fastapi import APIRouter, Depends, Header, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from cl_ml_tools.common.file_storage import FileStorage
+from cl_ml_tools.common.job_control import AddsJobsOnce
+from cl_ml_tools.common.job_repository import JobRepository
+from cl_ml_tools.common.schemas import BaseJobParams, JobStatus
+from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION, problem_responses
+from cl_ml_tools.submission.accepting import accept_job
+from cl_ml_tools.submission.asking import ask
+from cl_ml_tools.submission.receiving import Received, SavedUpload, UploadRoute, receiver
+from cl_ml_tools.upload_form import checked_files, form_signature, validated
+
+ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
+
+_RECEIVED = "_received"
+_KEY = "_idempotency_key"
+
+
+class JobAccepted(BaseModel):
+    """The answer to an upload: the job is stored and will be done."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"job_id": "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b", "status": "queued"}]
+        }
+    )
+
+    job_id: str = Field(description="Ask for the job by this id.")
+    status: JobStatus = JobStatus.QUEUED
+
+
+class RouteFactory(Protocol):
+    """What an entry point of the group ``cl_ml_tools.routes`` names."""
+
+    def __call__(
+        self,
+        repository: JobRepository,
+        file_storage: FileStorage,
+        get_current_user: Callable[..., Any],
+        /,
+    ) -> APIRouter:
+        """Make the plugin's routes, without the application's prefix.
+
+        Args:
+            repository: takes the jobs.
+            file_storage: takes the uploads.
+            get_current_user: a FastAPI dependency; returns None, an object with ``id`` or a dict with it.
+        """
+
+
+def upload_route(
+    task_type: str, schema: type[ParamsT], *, output_name: Callable[[str, ParamsT], str]
+) -> Callable[[JobRepository, FileStorage, Callable[..., Any]], APIRouter]:
+    """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes files and makes one job of them.
+
+    The form has ``file``, which may be repeated, ``priority`` and each field of the schema that a form can carry:
+    text, numbers, booleans, choices, and lists of them. Files go to the storage while they arrive; fields that come
+    before them are checked first, and nothing stays unless the schema finds everything valid.
+
+    Args:
+        task_type: the task that does the jobs.
+        schema: the task's parameters.
+        output_name: the name of an output file, from that of its upload and the parameters. Whatever it
+            returns is reduced to a safe name, and numbered when another output has it.
+
+    Raises:
+        ValueError: a field of the schema is named ``file`` or ``priority``.
+    """
+
+    def create_router(
+        repository: JobRepository, file_storage: FileStorage, get_current_user: Callable[..., Any]
+    ) -> APIRouter:
+        async def submit(file: list[SavedUpload], priority: int, **values: Any) -> JobAccepted:
+            received: Received = values.pop(_RECEIVED)
+            response: Response = values.pop("response")
+            key: str | None = values.pop(_KEY, None)
+            files = cast("list[SavedUpload]", checked_files(file))
+            params = validated(schema, values, [upload.name for upload in files])
+            received.is_handed_over = True
+            job_id = await accept_job(
+                repository,
+                file_storage,
+                [(upload.name, upload.saved) for upload in files],
+                job_id=received.job_id,
+                task_type=task_type,
+                params=params,
+                output_name=lambda name: output_name(name, params),
+                created_by=received.creator,
+                priority=priority,
+                idempotency_key=key,
+            )
+            if job_id == received.job_id:
+                return JobAccepted(job_id=job_id)
+            response.headers["Idempotent-Replayed"] = "true"
+            job = await ask(repository, lambda: repository.get_job(job_id))
+            return JobAccepted(job_id=job_id, status=JobStatus(job.status) if job else JobStatus.QUEUED)
+
+        submit.__name__ = f"submit_{task_type}"
+        receive = receiver(schema, repository, file_storage, get_current_user)
+        knows_again = isinstance(repository, AddsJobsOnce)
+        submit.__signature__ = _signature(schema, receive, knows_again)  # type: ignore[attr-defined]
+        router = APIRouter(dependencies=[ERROR_TRANSLATION], route_class=UploadRoute)
+        router.add_api_route(
+            f"/jobs/{task_type}",
+            submit,
+            methods=["POST"],
+            response_model=JobAccepted,
+            responses={**ERROR_RESPONSES, **(_CONFLICT if knows_again else {})},
+            summary=f"Submit a job: {task_type}",
+            description="Saves the file, or several, and queues one job for them. Follow the job by the id in "
+            "the answer. Fields that stand before the files are checked before these are received.",
+            tags=["jobs"],
+        )
+        return router
+
+    return create_router
+
+
+_CONFLICT = problem_responses({409: "The idempotency key was used for something else."})
+
+
+def _signature(schema: type[BaseJobParams], receive: Callable[..., Any], knows_again: bool) -> Signature:
+    form = form_signature(schema)
+    beside: dict[str, Any] = {
+        # Ends before the answer is sent, and with it the files that no job has.
+        _RECEIVED: Annotated[Received, Depends(receive, scope="function")],
+        "response": Response,
+    }
+    if knows_again:
+        description = (
+            "Any text of the client's. The same request under the same key, within a day, gives the same job; "
+            "another request is answered with 409."
+        )
+        header = Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,255}$", description=description)
+        beside[_KEY] = Annotated[str | None, header]
+    keyword = Parameter.KEYWORD_ONLY
+    more = [
+        Parameter(name, keyword, annotation=kind, **({"default": None} if name == _KEY else {}))
+        for name, kind in beside.items()
+    ]
+    return form.replace(parameters=[*form.parameters.values(), *more])
