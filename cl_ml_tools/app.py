@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from cl_ml_tools.http_access import add_headers, user_dependency
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
+    from cl_ml_tools.service_routes import create_service_router
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
 
     settings = settings or Settings.from_environment()
@@ -91,7 +92,9 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     )
     storage = create_storage(settings)
     add_headers(app, settings)
-    app.include_router(create_master_router(repository, storage, get_current_user), prefix="/api")
+    plugins = create_master_router(repository, storage, get_current_user)
+    app.include_router(plugins, prefix="/api")
+    app.include_router(create_service_router(repository, get_current_user, plugins=plugins), prefix="/api")
     app.include_router(
         create_job_router(
             repository, get_current_user, watcher=watcher, file_storage=storage, is_admin=is_admin

@@ -31,6 +31,11 @@ class Part:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     _ended: bool = False
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all of it was read."""
+        return self._ended
+
     async def read(self, size: int = -1) -> bytes:
         """The part's next bytes, at most ``size`` and fewer only at its end; empty behind it. -1 means all.
 

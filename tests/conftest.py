@@ -8,12 +8,24 @@ from typing import Any
 import broker_fixtures
 import pytest
 from harness import Environment, Process
+from hypothesis import HealthCheck, Phase, settings
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.common.schemas import Job
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+
+_RARELY_QUICK = list(HealthCheck)
+settings.register_profile(
+    "short", max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=_RARELY_QUICK
+)
+settings.register_profile(
+    "long", max_examples=14_000, stateful_step_count=60, deadline=None, suppress_health_check=_RARELY_QUICK
+)
+# For the mutation check: what a failure looks like does not matter.
+settings.register_profile("mutation", settings.get_profile("short"), phases=[Phase.generate])
+settings.load_profile("short")
 
 rabbitmq_node = broker_fixtures.rabbitmq_node
 rabbitmq_url = broker_fixtures.rabbitmq_url

@@ -146,7 +146,7 @@ def test_a_job_runs_and_shows_its_progress(stage: Stage) -> None:
     ("step", "kind"), [("await_and_clean_up", "awaits"), ("wait_and_clean_up", "blocks")]
 )
 def test_the_soft_time_limit(stage: Stage, step: str, kind: str) -> None:
-    stage.start_worker(CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS="1", CL_ML_TOOLS_TIME_LIMIT_SECONDS="3")
+    stage.start_worker(CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS="1", CL_ML_TOOLS_TIME_LIMIT_SECONDS="5")
     job_id = stage.submit([step, str(stage.gate)])
     job = stage.ended(job_id)
     assert (job.status, job.attempt) == ("error", 1)
@@ -154,7 +154,7 @@ def test_the_soft_time_limit(stage: Stage, step: str, kind: str) -> None:
         assert stage.has_said(job_id, "cleaned-up")
         words = "stopped; may clean up"
     else:
-        assert job.error_message == "stopped at its time limit of 3 s"
+        assert job.error_message == "stopped at its time limit of 5 s"
         words = "not noticed"
     stage.goes_on(job_id)
     stage.is_in_table(f"soft time limit, code that {kind}", words)
@@ -210,8 +210,8 @@ def test_a_cancel_of_code_that_blocks(stage: Stage) -> None:
 
 def test_code_that_holds_the_gil_for_longer_than_the_lease(stage: Stage) -> None:
     # Nobody takes the job while its lease has ended: what is looked at is the lease.
-    stage.start_worker(**SHORT_LEASE, CL_ML_TOOLS_RECOVERY_INTERVAL_SECONDS="3600")
-    job_id = stage.submit(["hold_the_gil", 4])
+    stage.start_worker(CL_ML_TOOLS_LEASE_SECONDS="2", CL_ML_TOOLS_RECOVERY_INTERVAL_SECONDS="3600")
+    job_id = stage.submit(["hold_the_gil", 6])
     stage.wait_for_word(job_id, "start")
     store = stage.repository.store
     seconds_left = []
@@ -256,6 +256,7 @@ def test_a_warm_shutdown_while_a_job_runs(stage: Stage) -> None:
     stage.is_in_table("warm shutdown (`SIGTERM`) while a job runs", "the job is finished first")
 
 
+@pytest.mark.redis_broker
 def test_the_connection_to_the_broker_is_cut_while_a_job_runs(stage: Stage) -> None:
     worker = stage.start_worker()
     client = stage.repository.store.client

@@ -33,6 +33,7 @@ def empty_the_broker(repository: CeleryJobRepository) -> None:
     client.delete(*client.keys("cl_ml_tools.probe*"))
 
 
+@pytest.mark.redis_broker
 def test_recover_by_hand_sends_what_was_lost_while_no_worker_lives(
     recover_by_hand: Callable[..., tuple[int, str]],
     submit: Callable[..., str],

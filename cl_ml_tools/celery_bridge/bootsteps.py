@@ -8,6 +8,7 @@ from typing import Any
 from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 
+from cl_ml_tools.celery_bridge.announcer import Announcer
 from cl_ml_tools.celery_bridge.attendant import Attendant
 from cl_ml_tools.celery_bridge.handed_down import hand_down
 from cl_ml_tools.celery_bridge.installation import NODE_VARIABLE, installations
@@ -54,6 +55,7 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         installation.attendant = Attendant(installation, self._spool)
         installation.attendant.start()
         Keeper(installation).start()
+        Announcer(installation, parent).start()
 
     def stop(self, parent: Any) -> None:
         """Nothing: called at the beginning of a warm shutdown, while jobs still run."""

@@ -4,6 +4,9 @@ import logging
 import os
 import secrets
 import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,7 +21,14 @@ from cl_ml_tools.celery_bridge.queues import (
     job_queue,
     message_priority,
 )
-from cl_ml_tools.common.job_control import JobPage, JobQuery, Removal, Submission
+from cl_ml_tools.common.job_control import (
+    SERVING_SECONDS,
+    JobPage,
+    JobQuery,
+    Removal,
+    Service,
+    Submission,
+)
 from cl_ml_tools.common.job_leases import (
     CancelAnswer,
     Claim,
@@ -40,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 BARE_LEASE_SECONDS = 3600.0
 """The lease of a job taken by `fetch_next_job`, whose caller keeps no heartbeat; each update renews it."""
+
+BROKER_SECONDS = 2.0
+"""How long the broker is given to answer that it is there."""
 
 CONFIRM_SECONDS = 2.0
 """How long RabbitMQ may take to confirm that it has a message; later, recovery sends the message again."""
@@ -74,6 +87,7 @@ class CeleryJobRepository:
         self.store = store
         self._owner = Owner(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", os.getpid())
         self._held: dict[str, _HeldJob] = {}
+        self._announced_until = 0.0
 
     @property
     def leases(self) -> JobLeases:
@@ -127,6 +141,22 @@ class CeleryJobRepository:
         """See `cl_ml_tools.common.job_control.CountsUnfinishedJobs.count_unfinished`."""
         return int(self.store.scripts.run("count_unfinished", created_by))
 
+    def announce(self, node: str, task_types: Sequence[str]) -> None:
+        """Say that a node takes the jobs of these types; it holds for `SERVING_SECONDS`."""
+        self.store.scripts.run("announce", node, int(SERVING_SECONDS * 1000), *task_types)
+
+    def service(self) -> Service:
+        """See `cl_ml_tools.common.job_control.TellsService.service`."""
+        oldest_ms, *serving = self.store.scripts.run("service", 100)
+        workers = Counter(member.partition(" ")[2] for member in serving)
+        return Service(dict(workers), int(oldest_ms) / 1000 if oldest_ms else None)
+
+    def reach_broker(self) -> None:
+        """See `cl_ml_tools.common.job_control.TellsService.reach_broker`."""
+        with self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+            connection.default_channel.close()
+
     def get_job(self, job_id: str) -> JobRecord | None:
         """The job with all that is known of it, or None."""
         return self.store.get(job_id)
@@ -168,6 +198,9 @@ class CeleryJobRepository:
         Raises:
             kombu.exceptions.OperationalError: the broker cannot be reached.
         """
+        if time.monotonic() >= self._announced_until:
+            self.announce(owner.node, task_types)
+            self._announced_until = time.monotonic() + SERVING_SECONDS / 3
         return polling.claim_next_job(
             self._app, self.store, task_types, owner=owner, lease_seconds=lease_seconds
         )

@@ -3,7 +3,7 @@
 Each protocol stands for itself: the routes take what a repository has, and leave out the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -122,6 +122,40 @@ class CountsUnfinishedJobs(Protocol):
     def count_unfinished(self, created_by: str) -> int:
         """How many of the creator's jobs are queued or run."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What stands behind the jobs now.
+
+    Attributes:
+        workers: by task type, how many live workers take its jobs.
+        oldest_wait_seconds: how long the oldest job waits that may start; None when none does.
+    """
+
+    workers: Mapping[str, int]
+    oldest_wait_seconds: float | None
+
+
+@runtime_checkable
+class TellsService(Protocol):
+    """A repository that knows who serves it."""
+
+    def service(self) -> Service:
+        """What workers have said of themselves within `SERVING_SECONDS`."""
+        ...
+
+    def reach_broker(self) -> None:
+        """Return when the broker answers.
+
+        Raises:
+            Exception: it does not, within a bounded time.
+        """
+        ...
+
+
+SERVING_SECONDS = 30.0
+"""How long it holds when a worker says what it serves; it says so three times as often."""
 
 
 @runtime_checkable

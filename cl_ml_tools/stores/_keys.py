@@ -31,6 +31,7 @@ KEYS = (
     _Key("leases", ":leases", False, "zset of job ids by the lease's end", "an entry while processing"),
     _Key("events", ":events", False, "stream, capped", "the latest 100,000 events or so"),
     _Key("submission", ":submission:", True, "string: fingerprint and job id", "a day"),
+    _Key("serving", ":serving", False, "zset of '<node> <task type>' by its end", "until nobody renews it"),
     _Key("turn", ":turn:", True, "string", "until the next turn"),
     _Key("meta", ":meta", False, "hash: beat, broker, format, time_offset_ms", "for ever; small"),
 )

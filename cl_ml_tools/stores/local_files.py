@@ -5,7 +5,6 @@ import inspect
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -89,18 +88,31 @@ class LocalFileStorage:
             StorageFullError: the disk or the quota is full.
         """
         incoming = Incoming(self._job_dir(job_id), min_free_bytes=self.min_free_bytes)
+        name = safe_file_name(filename)
         try:
-            await _in_thread(partial(self.create_job_directory, job_id))
-            while chunk := await _read(file):
+            path: Path | None = None
+            while path is None:
+                chunk = await _read(file)
                 if self.max_file_bytes is not None and incoming.size + len(chunk) > self.max_file_bytes:
                     raise UploadTooLargeError(filename or "", self.max_file_bytes)
-                await _in_thread(partial(incoming.write, chunk))
-            path = await _in_thread(partial(incoming.keep, safe_file_name(filename)))
+                # A switch of threads costs as much as a small file, so a source that knows its end saves one.
+                is_last = not chunk or getattr(file, "is_at_end", False) is True
+                path = await _in_thread(
+                    partial(self._write, incoming, job_id, chunk, name if is_last else None)
+                )
         except BaseException:
             # Shielded, so that a second cancel does not take it out of the thread pool's queue.
             await asyncio.shield(_in_thread(incoming.discard))
             raise
         return SavedFile(filename=path.name, path=str(path), size=incoming.size, hash=incoming.sha256)
+
+    def _write(self, incoming: Incoming, job_id: str, chunk: bytes, name: str | None) -> Path | None:
+        """Write a chunk; behind the last one give the file its name, and return its path."""
+        if incoming.size == 0:
+            self.create_job_directory(job_id)
+        if chunk:
+            incoming.write(chunk)
+        return None if name is None else incoming.keep(name)
 
     def cleanup_job(self, job_id: str) -> bool:
         """Remove the job's directory and all in it; False when there is none.
@@ -127,7 +139,7 @@ class LocalFileStorage:
 
     def old_jobs(self, min_age_seconds: float) -> Iterator[str]:
         """The ids of jobs whose directory has not changed for so long. Reads step by step."""
-        newest = time.time() - min_age_seconds
+        newest = self._now() - min_age_seconds
         try:
             entries = os.scandir(self.base_dir / "jobs")
         except FileNotFoundError:
@@ -140,7 +152,7 @@ class LocalFileStorage:
 
     def remove_doomed(self, min_age_seconds: float) -> int:
         """Remove what a killed `cleanup_job` has left, when it has not changed for so long; says how many."""
-        newest = time.time() - min_age_seconds
+        newest = self._now() - min_age_seconds
         removed = 0
         for path in (self.base_dir / "jobs").glob(f"{_DOOMED_PREFIX}*"):
             with suppress(FileNotFoundError):
@@ -151,7 +163,7 @@ class LocalFileStorage:
 
     def remove_leftovers(self, job_id: str, min_age_seconds: float) -> int:
         """Remove directories of attempts and partial uploads that have not changed for so long; says how many."""
-        newest = time.time() - min_age_seconds
+        newest = self._now() - min_age_seconds
         directory = self._job_dir(job_id)
         left = [*directory.glob(f"output/{ATTEMPT_PREFIX}*"), *directory.glob(f"{INCOMING_PREFIX}*")]
         removed = 0
@@ -164,6 +176,11 @@ class LocalFileStorage:
                         path.unlink()
                     removed += 1
         return removed
+
+    def _now(self) -> float:
+        """The time of day by the clock that stamps the files: on a share its server's, whatever this host's says."""
+        os.utime(self.base_dir)
+        return self.base_dir.stat().st_mtime
 
     def _job_dir(self, job_id: str) -> Path:
         return self.base_dir / "jobs" / check_job_id(job_id)

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from cl_ml_tools.common.file_storage import FileStorage
-from cl_ml_tools.common.job_control import AddsJobsOnce
+from cl_ml_tools.common.job_control import AddsJobsOnce, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, JobStatus
+from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION, problem_responses
 from cl_ml_tools.submission.accepting import accept_job
 from cl_ml_tools.submission.asking import ask
@@ -28,12 +29,19 @@ class JobAccepted(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"job_id": "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b", "status": "queued"}]
+            "examples": [
+                {"job_id": "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b", "status": "queued", "served": True}
+            ]
         }
     )
 
     job_id: str = Field(description="Ask for the job by this id.")
     status: JobStatus = JobStatus.QUEUED
+    served: bool | None = Field(
+        default=None,
+        description="Whether a live worker takes jobs of this type. If not, the job waits until one does. Left out "
+        "when it is not known.",
+    )
 
 
 class RouteFactory(Protocol):
@@ -96,13 +104,17 @@ def upload_route(
                 priority=priority,
                 idempotency_key=key,
             )
+            served = await _is_served(repository, task_type)
             if job_id == received.job_id:
-                return JobAccepted(job_id=job_id)
+                return JobAccepted(job_id=job_id, served=served)
             response.headers["Idempotent-Replayed"] = "true"
             job = await ask(repository, lambda: repository.get_job(job_id))
-            return JobAccepted(job_id=job_id, status=JobStatus(job.status) if job else JobStatus.QUEUED)
+            status = JobStatus(job.status) if job else JobStatus.QUEUED
+            return JobAccepted(job_id=job_id, status=status, served=served)
 
         submit.__name__ = f"submit_{task_type}"
+        submit.params_schema = schema  # type: ignore[attr-defined]  # for `GET /plugins`
+        submit.task_type = task_type  # type: ignore[attr-defined]
         receive = receiver(schema, repository, file_storage, get_current_user)
         knows_again = isinstance(repository, AddsJobsOnce)
         submit.__signature__ = _signature(schema, receive, knows_again)  # type: ignore[attr-defined]
@@ -112,6 +124,7 @@ def upload_route(
             submit,
             methods=["POST"],
             response_model=JobAccepted,
+            response_model_exclude_none=True,
             responses={**ERROR_RESPONSES, **(_CONFLICT if knows_again else {})},
             summary=f"Submit a job: {task_type}",
             description="Saves the file, or several, and queues one job for them. Follow the job by the id in "
@@ -121,6 +134,17 @@ def upload_route(
         return router
 
     return create_router
+
+
+async def _is_served(repository: JobRepository, task_type: str) -> bool | None:
+    if not isinstance(repository, TellsService):
+        return None
+    try:
+        service = await ask(repository, repository.service)
+    except StoreUnavailableError:
+        # The job is accepted all the same.
+        return None
+    return service.workers.get(task_type, 0) > 0
 
 
 _CONFLICT = problem_responses({409: "The idempotency key was used for something else."})

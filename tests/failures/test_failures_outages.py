@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -298,7 +299,7 @@ def test_a_broker_that_is_away_at_submission_delays_the_job(
     tmp_path: Path,
 ) -> None:
     environment.variables["CL_ML_TOOLS_BROKER_URL"] = link.broker_url
-    with create_repository(Settings.from_environment(environment.variables)) as cut_off:
+    with closing(create_repository(Settings.from_environment(environment.variables))) as cut_off:
         link.cut()
         job = Job(job_id="a", task_type="probe", params={"log": str(tmp_path / "probe.log")})
         assert cut_off.add_job(job) == "a", "accepted"
