@@ -59,8 +59,10 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     """
     # Workers import this module too, and need no FastAPI.
     from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
 
     from cl_ml_tools.http_access import add_headers, user_dependency
+    from cl_ml_tools.http_errors import answer_with_problem
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
     from cl_ml_tools.service_routes import create_service_router
@@ -92,6 +94,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     )
     storage = create_storage(settings)
     add_headers(app, settings)
+    app.add_exception_handler(HTTPException, answer_with_problem)
     plugins = create_master_router(repository, storage, get_current_user)
     app.include_router(plugins, prefix="/api")
     app.include_router(create_service_router(repository, get_current_user, plugins=plugins), prefix="/api")

@@ -115,6 +115,12 @@ class ProblemRoute(APIRoute):
         return handle_with_problems
 
 
+async def answer_with_problem(_: Request, error: Exception) -> Response:
+    """Handle `HTTPException` for a whole application: also where no route of ours was met."""
+    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - what it is registered for
+    return problem_response(error.status_code, error.detail, error.headers)
+
+
 def problem_response(status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
     """Problem details as an answer; ``detail`` is text, or FastAPI's list of what is wrong with a request."""
     title = HTTPStatus(status).phrase

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from rabbitmq_node import INSTALL_HINT, RabbitMQNode, find_rabbitmq
 
-URL_VARIABLE = "CL_ML_TOOLS_TEST_RABBITMQ_URL"
+# Not with our prefix: whatever has it must be a setting.
+URL_VARIABLE = "TEST_RABBITMQ_URL"
 
 
 @pytest.fixture(scope="session")

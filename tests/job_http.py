@@ -50,7 +50,14 @@ def user_of_header(x_user: str | None = Header(None)) -> dict[str, str] | None:
 
 @contextmanager
 def job_client(store: RedisJobStore, storage: LocalFileStorage | None = None) -> Iterator[TestClient]:
-    """The job routes; who asks is in the header ``X-User``, `ADMIN` is an admin."""
+    """A client of the job routes; who asks is in the header ``X-User``, `ADMIN` is an admin."""
+    with job_app(store, storage) as app, TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@contextmanager
+def job_app(store: RedisJobStore, storage: LocalFileStorage | None = None) -> Iterator[FastAPI]:
+    """The job routes as an application."""
     watcher = RedisJobWatcher(store.url)
 
     @asynccontextmanager
@@ -68,8 +75,7 @@ def job_client(store: RedisJobStore, storage: LocalFileStorage | None = None) ->
         is_admin=lambda user: user["id"] == ADMIN,
     )
     app.include_router(router)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
+    yield app
 
 
 def add(store: RedisJobStore, job_id: str, created_by: str | None = None, task_type: str = "probe") -> None:

@@ -26,7 +26,6 @@ def at(store: RedisJobStore, ms: int) -> None:
     seconds, microseconds = store.client.time()
     offset = ms - (seconds * 1000 + microseconds // 1000)
     store.client.hset(store.keys("meta"), "time_offset_ms", offset)
-    store._clock._difference_ms = None
 
 
 def ids(answer: Any) -> list[str]:

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from harness import Process
-from job_http import HERE, add, claim, end
+import uvicorn
+from harness import Process, wait_until
+from job_http import ADMIN, HERE, add, claim, end, job_app
 
 from cl_ml_tools.common.job_leases import Outcome, RequeueCause
 from cl_ml_tools.common.job_watcher import JobEvent, JobsWatcher
@@ -64,6 +68,22 @@ class Client:
         told = [d["status"] for e, d in self.told if e == "status" and d["job_id"] == job_id]
         # A client that comes back may be told again how the job stands.
         return [status for n, status in enumerate(told) if n == 0 or told[n - 1] != status]
+
+
+@contextmanager
+def served(store: RedisJobStore) -> Iterator[str]:
+    """The job routes behind a real server in a thread."""
+    with job_app(store) as app, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def report(store: RedisJobStore, job_id: str, progress: int) -> None:
@@ -219,6 +239,28 @@ def test_a_position_that_never_was_begins_now(store: RedisJobStore, redis_server
             await watcher.close()
 
     assert asyncio.run(follow()) == [("a", "processing")]
+
+
+@pytest.mark.parametrize(
+    ("user", "seen"),
+    [("ann", ["anns"]), ("bob", ["bobs"]), (None, ["nobodys"]), (ADMIN, ["anns", "bobs", "nobodys"])],
+)
+def test_the_stream_of_all_jobs_is_that_of_who_asks(
+    user: str | None, seen: list[str], store: RedisJobStore
+) -> None:
+    for job_id, creator in (("anns", "ann"), ("bobs", "bob"), ("nobodys", None)):
+        add(store, job_id, created_by=creator)
+    headers = {"Last-Event-ID": "0-0"} | ({} if user is None else {"X-User": user})
+
+    with served(store) as url:
+        client = Client(url, "/jobs/events", **headers)
+
+        def is_last(*_: Any) -> bool:
+            return len(client.told) == 1 + len(seen)
+
+        asyncio.run(asyncio.wait_for(client.read(is_last), 10))
+    told = [data["job_id"] for event, data in client.told if event == "status"]
+    assert told == seen
 
 
 def event(number: int, job_id: str, status: JobStatus, progress: int = 0) -> JobEvent:

@@ -44,7 +44,7 @@ def test_a_fuzzer_finds_no_answer_that_is_not_documented(
         *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{master.url}/openapi.json"),
         *("--checks", checks, "--max-examples", os.environ.get("FUZZ_EXAMPLES", "25")),
         # Streams without an end are followed by tests of their own; readiness without a worker is a 503.
-        *("--exclude-path-regex", "events|health/ready", "--request-timeout", "20"),
+        *("--exclude-path-regex", "events|health/ready", "--request-timeout", "70"),
         *("--phases", "examples,coverage,fuzzing", "--max-time", "60", "--seed", "1", "--no-color"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)

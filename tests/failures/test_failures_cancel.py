@@ -32,6 +32,8 @@ from cl_ml_tools.common.job_leases import Dispatch
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
+pytestmark = pytest.mark.redis_broker
+
 link = staging.link_to_server
 
 POOLS = ["prefork", "threads", "solo"]

@@ -39,6 +39,8 @@ from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.sweep import sweep
 
+pytestmark = pytest.mark.redis_broker
+
 link = staging.link_to_server
 
 VISIBLE_AFTER_A_SECOND = {

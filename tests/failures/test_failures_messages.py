@@ -21,6 +21,8 @@ from staging import (
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
+pytestmark = pytest.mark.redis_broker
+
 
 @pytest.fixture
 def stranger(redis_server: EmbeddedRedis) -> Celery:

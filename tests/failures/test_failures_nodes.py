@@ -1,6 +1,7 @@
 """Whole nodes that die, jobs that kill whoever runs them, and jobs that run for longer than any timeout."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from staging import (
     history,
     record,
     starts,
+    stopped,
     wait_for_word,
 )
 
@@ -71,6 +73,64 @@ def test_a_poison_job_among_good_ones_ends_in_error_and_costs_them_nothing(
     assert {(job.status, job.attempt, job.crashes) for job in jobs} == {("completed", 1, 0)}
 
 
+def test_a_node_that_stood_still_for_longer_than_its_lease_changes_nothing_when_it_goes_on(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    first = start_worker("-c", "1", **QUICK)
+    gate, target = tmp_path / "gate", tmp_path / "out" / "a.txt"
+    job_id = submit(["write_pid"], ["wait_for", str(gate)], output_paths=[str(target)])
+    wait_for_word(probe_log, job_id, "start")
+    first.send_group(signal.SIGSTOP)
+    start_worker("-c", "1", **QUICK)
+    gate.touch()
+    job = ended(repository, job_id)
+    assert (job.status, job.attempt, history(job)) == ("completed", 2, [(1, "lost")])
+    output = target.read_text()
+    first.send_group(signal.SIGCONT)
+    # It finds the gate open, and is done, too.
+    first.wait_for(f"job {job_id}: its claim has ended, this run stops", seconds=PATIENCE)
+    assert record(repository, job_id) == job
+    assert target.read_text() == output == str((job.task_output or {})["pid"])
+    wait_until(lambda: [path.name for path in target.parent.iterdir()] == ["a.txt"])
+
+
+def test_a_main_process_that_stands_still_costs_its_pool_processes_no_lease(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    first = start_worker("-c", "1", **QUICK)
+    gate = tmp_path / "gate"
+    job_id = submit(["wait_for", str(gate)])
+    wait_for_word(probe_log, job_id, "start")
+    start_worker("-c", "1", **QUICK)
+    store = repository.store
+    with stopped(first.pid):
+        lease_end = store.client.zscore(store.keys("leases"), job_id) or 0
+        wait_until(
+            lambda: (store.client.zscore(store.keys("leases"), job_id) or 0) > lease_end + 3000,
+            seconds=PATIENCE,
+        )
+        gate.touch()
+        job = ended(repository, job_id)
+    assert (job.status, job.attempt, starts(probe_log, job_id)) == ("completed", 1, 1)
+
+
+def test_pool_processes_that_are_replaced_after_each_job_cost_no_job_a_crash(
+    start_worker: StartWorker, submit: Submit, repository: CeleryJobRepository
+) -> None:
+    start_worker("-c", "2", "--max-tasks-per-child", "1", **QUICK)
+    jobs = [ended(repository, job_id) for job_id in [submit() for _ in range(10)]]
+    assert {(job.status, job.attempt, job.crashes) for job in jobs} == {("completed", 1, 0)}
+    assert len({(job.task_output or {})["pid"] for job in jobs}) == 10
+
+
 @pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_a_job_whose_node_is_lost_so_often_ends_in_error(
     start_worker: StartWorker,
@@ -105,6 +165,7 @@ def test_a_job_whose_node_is_lost_so_often_ends_in_error(
     ("seconds", "lease_seconds", "visibility_timeout"),
     [(8, 1, 2), pytest.param(90, 5, 10, marks=[pytest.mark.long, pytest.mark.timeout(240)])],
 )
+@pytest.mark.redis_broker
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_job_that_runs_for_longer_than_lease_and_visibility_timeout_runs_once(
     start_worker: StartWorker,

@@ -82,6 +82,7 @@ def test_a_warm_shutdown_of_the_whole_process_group_costs_the_job_no_crash(
     assert (job.status, job.crashes, job.leases_lost) == ("completed", 0, 0)
 
 
+@pytest.mark.redis_broker
 @pytest.mark.parametrize("step", ["await_for", "wait_for"])
 def test_a_cold_shutdown_gives_the_running_job_back_at_once_and_counts_nothing(
     start_worker: StartWorker,

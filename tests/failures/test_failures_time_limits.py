@@ -18,12 +18,15 @@ from staging import (
     record,
     record_through,
     starts,
+    stop,
     unacknowledged_messages,
     wait_for_word,
 )
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
+
+pytestmark = pytest.mark.redis_broker
 
 link = staging.link_to_server
 
@@ -63,6 +66,21 @@ def test_at_the_hard_limit_the_pool_process_ends_and_the_job_with_it(
     wait_until(lambda: not is_alive(process_of(tmp_path, job_id)))
     wait_until(lambda: unacknowledged_messages(repository) == 0)
     assert ended(repository, submit()).status == "completed", "the worker goes on"
+
+
+def test_a_pool_process_that_stands_still_is_ended_at_the_hard_limit(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    start_worker("-c", "1", **QUICK, **HARD)
+    job_id = submit(["wait_for", "/never"])
+    wait_for_word(probe_log, job_id, "start")
+    stop(process_of(tmp_path, job_id))
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
