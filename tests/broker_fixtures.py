@@ -26,7 +26,9 @@ def rabbitmq_url(request: pytest.FixtureRequest) -> str:
     from cl_ml_tools.celery_bridge.queues import PREFIX
 
     url = os.environ.get(URL_VARIABLE) or request.getfixturevalue("rabbitmq_node").url
-    _empty_queues(url, [f"{PREFIX}{task_type}" for task_type in ("probe", "probe_other", "contract", "contract_other")])
+    _empty_queues(
+        url, [f"{PREFIX}{task_type}" for task_type in ("probe", "probe_other", "contract", "contract_other")]
+    )
     return url
 
 

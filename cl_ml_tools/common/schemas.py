@@ -120,10 +120,10 @@ class BaseJobParams(BaseModel):
     @model_validator(mode="after")
     def _paths_match(self) -> Self:
         if len(set(self.output_paths)) != len(self.output_paths):
-            raise ValueError("output_paths must all be different")
+            raise ValueError("Output paths must be unique")
         if self.input_paths and self.output_paths and len(self.input_paths) != len(self.output_paths):
             raise ValueError(
-                f"output_paths must be as many as input_paths: "
+                "The number of output_paths must match that of input_paths: "
                 f"{len(self.output_paths)} given for {len(self.input_paths)}"
             )
         return self

@@ -26,6 +26,7 @@ class Link:
         self._pass_requests = threading.Event()
         self._pass_replies = threading.Event()
         self._open: set[socket.socket] = set()
+        self._last_words = b""
         self._listener: socket.socket | None = None
         self.mend()
 
@@ -44,8 +45,13 @@ class Link:
         """Let nothing more through to the processes: to them the server hangs, but it does what it is told."""
         self._pass_replies.clear()
 
+    def hold_replies_from(self, words: bytes) -> None:
+        """`hold_replies`, beginning with the reply to the next request that has these words."""
+        self._last_words = words
+
     def let_go(self) -> None:
         """Pass on what was held, and all that follows."""
+        self._last_words = b""
         self._pass_requests.set()
         self._pass_replies.set()
 
@@ -94,6 +100,8 @@ class Link:
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
+                if held is self.requests_held and self._last_words and self._last_words in chunk:
+                    self.hold_replies()
                 if not gate.is_set():
                     held.append(chunk)
                     gate.wait()

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import staging
@@ -24,11 +25,17 @@ from staging import (
 )
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
+from cl_ml_tools.stores._scripts import script_source
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.redis_broker
 
 link = staging.link_to_server
+
+
+def know(repository: CeleryJobRepository, script: str) -> None:
+    """Let the server know a script, or the first reply would be that it does not."""
+    repository.store.client.script_load(script_source(script))
 
 
 def test_a_claim_whose_reply_is_lost_is_the_same_claim_when_it_is_asked_again(
@@ -41,8 +48,10 @@ def test_a_claim_whose_reply_is_lost_is_the_same_claim_when_it_is_asked_again(
 ) -> None:
     settings = {**QUICK, "CL_ML_TOOLS_LEASE_SECONDS": "60", **record_through(link, redis_server)}
     start_worker("-c", "1", **settings)
-    link.hold_replies()
-    job_id = submit()
+    know(repository, "claim")
+    job_id = str(uuid4())
+    link.hold_replies_from(job_id.encode())
+    submit(job_id=job_id)
     wait_for_status(repository, job_id, "processing")
     assert starts(probe_log, job_id) == 0
     link.cut()
@@ -65,7 +74,8 @@ def test_an_outcome_whose_reply_is_lost_is_stored_once(
     gate = tmp_path / "gate"
     job_id = submit(["wait_for", str(gate)])
     wait_for_word(probe_log, job_id, "start")
-    link.hold_replies()
+    know(repository, "finish")
+    link.hold_replies_from(b"completed")
     gate.touch()
     stored = wait_for_status(repository, job_id, "completed")
     link.cut()
@@ -89,7 +99,8 @@ def test_a_crash_whose_settlement_was_done_unheard_still_brings_the_job_back(
     gate = tmp_path / "gate"
     job_id = submit(["wait_for", str(gate)])
     wait_for_word(probe_log, job_id, "start")
-    link.hold_replies()
+    know(repository, "requeue")
+    link.hold_replies_from(b"crashed")
     os.kill(process_of(tmp_path, job_id), signal.SIGKILL)
     wait_for_status(repository, job_id, "queued")
     # The job is queued in the record, and its node never heard that it has to send the message.
