@@ -36,7 +36,7 @@ pytestmark = pytest.mark.redis_broker
 
 link = staging.link_to_server
 
-POOLS = ["prefork", "threads", "solo"]
+LONG = pytest.mark.long
 NEVER = "/never"
 
 
@@ -67,7 +67,7 @@ def test_a_queued_job_is_cancelled_at_once_and_its_message_does_nothing(
     assert starts(probe_log, job_id) == 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["prefork", "threads", pytest.param("solo", marks=LONG)])
 @pytest.mark.parametrize("step", ["await_and_clean_up", "report_until", "swallow_exceptions_until"])
 def test_a_running_job_that_awaits_or_reports_stops_when_it_is_cancelled(
     start_worker: StartWorker,
@@ -113,7 +113,7 @@ def test_a_running_job_that_neither_awaits_nor_reports_is_ended_after_the_grace_
     assert ended(repository, submit()).status == "completed"
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("solo", marks=LONG)])
 def test_without_pool_processes_a_job_that_does_neither_is_cancelled_when_it_is_done(
     start_worker: StartWorker,
     submit: Submit,
@@ -242,7 +242,7 @@ def test_a_job_revoked_before_it_runs_ends_cancelled(
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize("step", ["await_for", "wait_for"])
+@pytest.mark.parametrize("step", ["wait_for", pytest.param("await_for", marks=LONG)])
 def test_a_running_job_that_is_terminated_ends_cancelled(
     start_worker: StartWorker,
     submit: Submit,

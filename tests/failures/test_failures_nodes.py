@@ -166,7 +166,7 @@ def test_a_job_whose_node_is_lost_so_often_ends_in_error(
     [(8, 1, 2), pytest.param(90, 5, 10, marks=[pytest.mark.long, pytest.mark.timeout(240)])],
 )
 @pytest.mark.redis_broker
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_job_that_runs_for_longer_than_lease_and_visibility_timeout_runs_once(
     start_worker: StartWorker,
     submit: Submit,

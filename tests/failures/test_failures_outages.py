@@ -236,15 +236,15 @@ def test_a_broker_connection_that_is_killed_in_mid_run_makes_a_duplicate_that_is
             client.client_kill_filter(_id=connection["id"])
     for worker in workers:
         worker.wait_for("Connection to broker lost", seconds=PATIENCE)
-    for job_id in job_ids:
-        wait_until(
-            lambda job_id=job_id: any(  # type: ignore[misc]
-                f"job {job_id} is not started: held" in worker.output for worker in (*workers, idle)
-            ),
-            seconds=PATIENCE,
-        )
+
+    def said(words: str) -> int:
+        return sum(worker.output.count(words) for worker in (*workers, idle))
+
+    wait_until(lambda: all(said(f"[{job_id}] received") >= 2 for job_id in job_ids), seconds=PATIENCE)
     gate.touch()
     assert_each_ran_once(repository, probe_log, job_ids)
+    # `held` or, where the duplicate waited for the only pool process, `done`.
+    wait_until(lambda: all(said(f"job {job_id} is not started: ") for job_id in job_ids), seconds=PATIENCE)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_a_pool_process_that_stands_still_is_ended_at_the_hard_limit(
     assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("solo", marks=pytest.mark.long)])
 @pytest.mark.parametrize(("limit", "kind"), [(SOFT, "soft time limit of 1 s"), (HARD, "time limit of 2 s")])
 def test_without_pool_processes_a_plugin_that_awaits_is_ended_at_its_limit(
     start_worker: StartWorker,
@@ -101,7 +101,7 @@ def test_without_pool_processes_a_plugin_that_awaits_is_ended_at_its_limit(
     wait_for_word(probe_log, job_id, "cleaned-up")
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("solo", marks=pytest.mark.long)])
 def test_without_pool_processes_a_job_ends_at_its_limit_though_its_code_goes_on_unheard(
     start_worker: StartWorker,
     submit: Submit,
