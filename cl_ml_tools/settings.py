@@ -106,6 +106,15 @@ class Settings(BaseModel):
         default="",
         description="Web pages that may call the API from a browser, as `https://host`, with commas between.",
     )
+    max_picture_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        le=178_956_970,  # where Pillow itself refuses
+        description="Largest picture that is opened or made: pixels of all its frames or pages together.",
+    )
+    max_picture_frames: int = Field(
+        default=1000, ge=1, description="Most frames or pages that a picture may have."
+    )
     redis_timeout_seconds: float = Field(
         default=2.0,
         gt=0.0,

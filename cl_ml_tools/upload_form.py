@@ -131,7 +131,8 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         for name, field in _form_fields(schema).items()
         if values[name] is not None
     }
-    paths = {f"{side}_paths": [f"/{side}/{name}" for name in file_names] for side in ("input", "output")}
+    inputs = [f"/input/{name}" for name in file_names]
+    paths = {"input_paths": inputs, "output_paths": _stand_ins(schema, given, inputs)}
     try:
         # A form carries text only, so a schema that is strict elsewhere cannot be it here.
         return schema.model_validate({**given, **paths}, strict=False)
@@ -143,6 +144,18 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         raise RequestValidationError(
             [{**entry, "loc": ("body", *entry["loc"])} for entry in errors], body=given
         ) from error
+
+
+def _stand_ins(schema: type[BaseJobParams], given: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
+    """As many outputs as the schema expects of what was given, which is not checked yet."""
+    outputs = [f"/output/{name.rsplit('/', 1)[1]}" for name in inputs]
+    if schema.expected_output_count is BaseJobParams.expected_output_count:
+        return outputs
+    names = {_form_name(name, field): name for name, field in _form_fields(schema).items()}
+    sketch = schema.model_construct(
+        **{names[name]: value for name, value in given.items()}, input_paths=list(inputs)
+    )
+    return outputs[: sketch.expected_output_count()]
 
 
 def _refused_files(message: str, sent: object) -> RequestValidationError:

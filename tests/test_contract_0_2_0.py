@@ -148,7 +148,7 @@ def test_uploads_to_its_app_are_processed_by_its_worker(start: Callable[..., Pro
     waiting = httpx2.get(f"{url}/api/jobs/{marked}").json()
     assert (waiting["status"], waiting["progress"]) == ("queued", 0)
 
-    start("my_app.worker").wait_for("Worker started. Supported tasks: ['image_conversion', 'image_resize',")
+    start("my_app.worker").wait_for("Worker started. Supported tasks: ['contact_sheet', 'image_conversion',")
     jobs = [ended(url, job_id) for job_id in (marked, resized, converted)]
     assert [(job["status"], job["progress"], job["error_message"]) for job in jobs] == [
         ("completed", 100, None)

@@ -164,7 +164,15 @@ def test_up_serves_until_a_part_of_it_dies_and_then_says_which(
         port = probe.getsockname()[1]
     process = command.start("up", "--port", port)
     read_until(process, "Ctrl-C stops it all")
-    assert MasterClient("127.0.0.1", port).task_types() == ["image_conversion", "image_resize"]
+    assert MasterClient("127.0.0.1", port).task_types() == [
+        "contact_sheet",
+        "image_conversion",
+        "image_hash",
+        "image_metadata",
+        "image_resize",
+        "image_thumbnail",
+        "image_watermark",
+    ]
 
     code, _, errors = command.run("up", "--port", port)
     assert code == 1

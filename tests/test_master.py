@@ -128,7 +128,16 @@ def client(
 
 def test_all_plugins_are_available_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_routes(monkeypatch, tmp_path, "watermark-plugin", "watermark", WATERMARK)
-    assert get_available_plugins() == ["image_conversion", "image_resize", "watermark"]
+    assert get_available_plugins() == [
+        "contact_sheet",
+        "image_conversion",
+        "image_hash",
+        "image_metadata",
+        "image_resize",
+        "image_thumbnail",
+        "image_watermark",
+        "watermark",
+    ]
 
 
 def test_the_built_in_plugins_take_uploads(client: TestClient, repository: MemoryRepository) -> None:

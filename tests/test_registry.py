@@ -11,7 +11,15 @@ from cl_ml_tools.registry import (
     load_tasks,
 )
 
-BUILT_IN = ["image_conversion", "image_resize"]
+BUILT_IN = [
+    "contact_sheet",
+    "image_conversion",
+    "image_hash",
+    "image_metadata",
+    "image_resize",
+    "image_thumbnail",
+    "image_watermark",
+]
 
 
 def test_the_built_in_tasks_are_found_through_their_entry_points() -> None:

@@ -27,7 +27,15 @@ from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.worker import Worker
 
-SERVED = {"image_conversion", "image_resize"}
+SERVED = {
+    "contact_sheet",
+    "image_conversion",
+    "image_hash",
+    "image_metadata",
+    "image_resize",
+    "image_thumbnail",
+    "image_watermark",
+}
 
 
 def plugins(url: str) -> dict[str, Any]:
@@ -97,7 +105,7 @@ def test_a_polling_worker_is_seen_too(repository: CeleryJobRepository) -> None:
 
 def test_plugins_tell_their_parameters(start_master: Callable[..., Process]) -> None:
     schema = plugins(start_master().wait_for("Uvicorn running").url)["image_resize"]["params_schema"]
-    assert schema["properties"]["width"]["type"] == "integer"
+    assert schema["properties"]["width"]["anyOf"][0]["type"] == "integer"
     assert "input_paths" not in schema["properties"]
 
 

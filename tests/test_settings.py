@@ -20,6 +20,8 @@ ANOTHER: dict[str, tuple[str, Any]] = {
     "recovery_interval_seconds": ("0.5", 0.5),
     "lost_message_seconds": ("5", 5.0),
     "retention_days": ("0", 0.0),
+    "max_picture_pixels": ("1000", 1000),
+    "max_picture_frames": ("5", 5),
     "time_limit_seconds": ("60", 60.0),
     "soft_time_limit_seconds": ("50", 50.0),
     "cancel_grace_seconds": ("0", 0.0),

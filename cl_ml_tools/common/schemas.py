@@ -111,19 +111,26 @@ class BaseJobParams(BaseModel):
 
     Attributes:
         input_paths: absolute paths of the inputs.
-        output_paths: absolute paths of the outputs, all different; as many as inputs when both are given.
+        output_paths: absolute paths of the outputs, all different; when inputs are given too, as many as
+            `expected_output_count` says.
     """
 
     input_paths: list[str] = Field(default_factory=list)
     output_paths: list[str] = Field(default_factory=list)
 
+    def expected_output_count(self) -> int:
+        """How many outputs go with these inputs: one for each. A plugin that makes one of many overrides it."""
+        return len(self.input_paths)
+
     @model_validator(mode="after")
     def _paths_match(self) -> Self:
         if len(set(self.output_paths)) != len(self.output_paths):
             raise ValueError("Output paths must be unique")
-        if self.input_paths and self.output_paths and len(self.input_paths) != len(self.output_paths):
+        expected = self.expected_output_count()
+        if self.input_paths and self.output_paths and len(self.output_paths) != expected:
+            rule = "match that of input_paths" if expected == len(self.input_paths) else f"be {expected}"
             raise ValueError(
-                "The number of output_paths must match that of input_paths: "
+                f"The number of output_paths must {rule}: "
                 f"{len(self.output_paths)} given for {len(self.input_paths)}"
             )
         return self

@@ -58,10 +58,10 @@ async def accept_job(
     try:
         outputs = await run_in_threadpool(file_storage.get_output_path, job_id)
         kept = [str(entry.get("filename") or name) for name, entry in saved]
-        paths = {
-            "input_paths": [str(entry["path"]) for _, entry in saved],
-            "output_paths": [str(outputs / name) for name in distinct_names(map(output_name, kept))],
-        }
+        inputs = [str(entry["path"]) for _, entry in saved]
+        count = params.model_copy(update={"input_paths": inputs}).expected_output_count()
+        names = distinct_names(map(output_name, kept[:count]))
+        paths = {"input_paths": inputs, "output_paths": [str(outputs / name) for name in names]}
         # By alias and round trip: the worker builds the same schema from it again.
         stored = params.model_copy(update=paths).model_dump(mode="json", by_alias=True, round_trip=True)
         job = Job(job_id=job_id, task_type=task_type, params=stored)

@@ -1,19 +1,17 @@
 """What a conversion job is asked for."""
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from cl_ml_tools.common.schemas import BaseJobParams
-
-
-def _lower_case(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-PictureFormat = Annotated[
-    Literal["png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff"], BeforeValidator(_lower_case)
-]
+from cl_ml_tools.picture_options import (
+    Background,
+    Lossless,
+    OutputFormat,
+    Progressive,
+    Quality,
+    Strict,
+    extension_of,
+)
 
 
 class ImageConversionParams(BaseJobParams):
@@ -21,15 +19,21 @@ class ImageConversionParams(BaseJobParams):
 
     Attributes:
         format: the format's name; ``jpg`` and ``jpeg`` are one format. Upper case is accepted.
-        quality: 1 to 100, for the formats that lose something: JPEG and WebP.
+        quality: 1 to 100, for JPEG, WebP and AVIF.
+        background: the colour under all transparency; None leaves it where the format has it.
+        lossless: whether WebP is written without loss.
+        progressive: whether JPEG is written progressively.
+        strict: whether one bad file is the end of the job.
     """
 
-    format: PictureFormat = Field(description="The format to convert to.")
-    quality: int = Field(
-        default=85, ge=1, le=100, description="1 to 100. Counts for JPEG and WebP; above 95 is waste."
-    )
+    format: OutputFormat = Field(description="The format to convert to.")
+    quality: Quality = 85
+    background: Background = None
+    lossless: Lossless = False
+    progressive: Progressive = False
+    strict: Strict = False
 
     @property
     def extension(self) -> str:
         """The extension of file names in this format, without the dot."""
-        return "jpg" if self.format == "jpeg" else self.format
+        return extension_of(self.format)

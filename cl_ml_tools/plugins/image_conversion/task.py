@@ -1,10 +1,12 @@
 """Conversion, done by workers."""
 
+from pathlib import Path
 from typing import Any
 
 from cl_ml_tools import pictures
 from cl_ml_tools.common.compute_module import ComputeModule, ProgressCallback
 from cl_ml_tools.common.schemas import Job
+from cl_ml_tools.picture_options import pillow_name
 from cl_ml_tools.plugins.image_conversion.schema import ImageConversionParams
 
 
@@ -26,22 +28,27 @@ class ImageConversionTask(ComputeModule[ImageConversionParams]):
         """Write each input in the format asked for.
 
         Returns:
-            As `task_output`: ``processed_files``, the outputs' paths, and ``format`` and ``quality`` as
-            they were asked for.
+            As `task_output`: what `cl_ml_tools.pictures.process_each` returns, and ``format`` and
+            ``quality`` as they were asked for.
 
         Raises:
-            cl_ml_tools.errors.BadInputError: an input is no picture that can be processed.
+            cl_ml_tools.errors.BadInputError: no input, or with ``strict`` not every one, can be processed.
         """
-        encoding = "JPEG" if params.extension == "jpg" else params.format.upper()
-        pairs = pictures.path_pairs(params)
-        for done, (source, target) in enumerate(pairs, start=1):
-            picture = pictures.open_picture(source)
-            pictures.save_picture(picture.image, target, encoding, quality=params.quality)
-            if progress_callback is not None:
-                progress_callback(done * 100 // len(pairs))
-        output = {
-            "processed_files": [str(target) for _, target in pairs],
-            "format": params.format,
-            "quality": params.quality,
-        }
-        return {"status": "ok", "task_output": output}
+        sources, targets = pictures.paths_of(params)
+        names = pictures.OutputNames(targets)
+        how = pictures.Encoding(
+            pictures.FORMATS[pillow_name(params.format)],
+            params.quality,
+            params.lossless,
+            params.progressive,
+            params.background,
+        )
+
+        def convert(position: int, source: Path) -> list[pictures.Report]:
+            with pictures.open_picture(source) as picture:
+                return [pictures.convert(picture, targets[position], how, names, is_format_asked_for=True)]
+
+        output = pictures.process_each(
+            sources, convert, strict=params.strict, progress_callback=progress_callback
+        )
+        return {"status": "ok", "task_output": {**output, "format": params.format, "quality": params.quality}}

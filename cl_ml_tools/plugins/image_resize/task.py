@@ -1,5 +1,6 @@
 """Resizing, done by workers."""
 
+from pathlib import Path
 from typing import Any
 
 from cl_ml_tools import pictures
@@ -26,20 +27,35 @@ class ImageResizeTask(ComputeModule[ImageResizeParams]):
         """Write each input at its new size.
 
         Returns:
-            As `task_output`: ``processed_files``, the outputs' paths, and ``dimensions``, the first
+            As `task_output`: what `cl_ml_tools.pictures.process_each` returns, and ``dimensions``, the first
             output's ``width`` and ``height``.
 
         Raises:
-            cl_ml_tools.errors.BadInputError: an input is no picture that can be processed.
+            cl_ml_tools.errors.BadInputError: no input, or with ``strict`` not every one, can be processed.
         """
-        sizes = []
-        pairs = pictures.path_pairs(params)
-        for done, (source, target) in enumerate(pairs, start=1):
-            picture = pictures.open_picture(source)
-            image = pictures.resized(picture, params.width, params.height, fit=params.maintain_aspect_ratio)
-            pictures.save_picture(image, target, picture.format)
-            sizes.append({"width": image.width, "height": image.height})
-            if progress_callback is not None:
-                progress_callback(done * 100 // len(pairs))
-        output = {"processed_files": [str(target) for _, target in pairs], "dimensions": sizes[0]}
+        sources, targets = pictures.paths_of(params)
+        names = pictures.OutputNames(targets)
+        output = pictures.process_each(
+            sources,
+            lambda position, source: [_resize(source, targets[position], params, names)],
+            strict=params.strict,
+            progress_callback=progress_callback,
+        )
+        first = next(entry for entry in output["files"] if "output_path" in entry)
+        output["dimensions"] = {"width": first["width"], "height": first["height"]}
         return {"status": "ok", "task_output": output}
+
+
+def _resize(
+    source: Path, target: Path, params: ImageResizeParams, names: pictures.OutputNames
+) -> pictures.Report:
+    def scale(size: tuple[int, int]) -> pictures.Scaling:
+        return pictures.scaling_for(
+            size, params.width, params.height, params.fit_mode, enlarge=params.enlarge
+        )
+
+    with pictures.open_picture(source) as picture:
+        how = pictures.Encoding(
+            picture.format, params.quality, params.lossless, params.progressive, params.background
+        )
+        return pictures.convert(picture, target, how, names, scale=scale)

@@ -19,12 +19,13 @@ class WatermarkTask(ComputeModule[WatermarkParams]):
     async def execute(
         self, job: Job, params: WatermarkParams, progress_callback: ProgressCallback | None = None
     ) -> dict[str, Any]:
-        pairs = pictures.path_pairs(params)
-        for done, (source, target) in enumerate(pairs, start=1):
+        sources, targets = pictures.paths_of(params)
+        for done, (source, target) in enumerate(zip(sources, targets, strict=True), start=1):
             # What is no picture raises an error that names the file; it becomes the job's error.
-            picture = pictures.open_picture(source)
-            image = stamped(picture.image, params.watermark_text, params.position, params.opacity)
-            pictures.save_picture(image, target, picture.format)
+            with pictures.open_picture(source) as picture:
+                pixels = picture.first().upright()
+                image = stamped(pixels, params.watermark_text, params.position, params.opacity)
+                pictures.save_picture(image, target, pictures.Encoding(picture.format))
             if progress_callback is not None:
-                progress_callback(done * 100 // len(pairs))
+                progress_callback(done * 100 // len(sources))
         return {"status": "ok", "task_output": {"processed_files": params.output_paths}}

@@ -1,0 +1,48 @@
+"""JPEG: thousands of scans, each of which goes over the whole picture, or megabytes of EXIF."""
+
+import re
+import struct
+
+from cl_ml_tools.pictures.containers.scan import MAX_JUNK, Scan
+
+MAX_SCANS = 200
+"""Scans of a JPEG; programs write 10, the most eager optimizers some 60."""
+
+MAX_EXIF = 4_000_000
+"""Bytes of EXIF in a JPEG."""
+
+# In the coded data of a JPEG, 0xFF is followed by zero or by a restart; any other marker ends the scan.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def look(scan: Scan) -> None:
+    """Count the segments and scans of a JPEG."""
+    data = scan.data
+    position, components, is_sequential = 2, 0, True
+    scans = exif = junk = 0
+    while found := _MARKER.search(data, position):
+        scan.count_part()
+        if not scans:
+            junk += found.start() - position
+            if junk > MAX_JUNK:
+                raise scan.refusal("has other things between its parts")
+        marker, position = data[found.start() + 1], found.end()
+        if marker == 0xD9:
+            return
+        if marker in (0x01, 0xD8):
+            continue
+        (size,) = struct.unpack_from(">H", data, position)
+        if marker in _START_OF_FRAME:
+            components, is_sequential = data[position + 7], marker in (0xC0, 0xC1)
+        elif marker == 0xDA:
+            scans += 1
+            if scans > MAX_SCANS:
+                raise scan.refusal(f"has more than {MAX_SCANS} scans")
+            if is_sequential and data[position + 2] == components:
+                return  # all of the picture is in this scan, and need not be searched
+        elif marker == 0xE1 and data[position + 2 : position + 6] == b"Exif":
+            exif += size
+            if exif > MAX_EXIF:
+                raise scan.refusal(f"has more than {MAX_EXIF} bytes of EXIF")
+        position += size

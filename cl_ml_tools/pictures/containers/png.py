@@ -1,0 +1,18 @@
+"""PNG: thousands of chunks, or of profiles that are decompressed one by one."""
+
+import struct
+
+from cl_ml_tools.pictures.containers.scan import Scan
+
+
+def look(scan: Scan) -> None:
+    """Count the chunks of a PNG."""
+    position, kind, profiles = 8, b"", 0
+    while kind != b"IEND":
+        scan.count_part()
+        size, kind = struct.unpack_from(">I4s", scan.data, position)
+        # Each is decompressed, up to a megabyte.
+        profiles += kind == b"iCCP"
+        if profiles > 1:
+            raise scan.refusal("has more than one colour profile")
+        position += size + 12

@@ -1,0 +1,121 @@
+"""The marks that are put on pictures, and how they are put there."""
+
+from functools import lru_cache
+from typing import cast
+
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
+
+from cl_ml_tools.errors import BadInputError
+
+_SMALLEST_LETTERS = 8
+_TRIAL_SIZE = 100.0
+
+Box = tuple[int, int, int, int]
+
+
+def text_mark(text: str, width: int, colour: str) -> Image.Image:
+    """The text as an RGBA picture of about this width, with an outline that stands out.
+
+    Raises:
+        BadInputError: the font has no picture of a letter.
+    """
+    missing = sorted({letter for letter in text if not letter.isspace() and not _has_glyph(letter)})
+    if missing:
+        raise BadInputError(
+            f"The font has no {', '.join(missing[:10])}. Leave it out, or send the mark as a picture."
+        )
+    trial = _extent(text, _TRIAL_SIZE)
+    size = max(float(_SMALLEST_LETTERS), _TRIAL_SIZE * width / max(1, trial[2] - trial[0]))
+    outline = _outline_width(size)
+    left, top, right, bottom = _extent(text, size)
+    image = Image.new("RGBA", (right - left, bottom - top), _outline_of(colour))
+    drawn, filled = Image.new("L", image.size), Image.new("L", image.size)
+    for mask, stroke in ((drawn, outline), (filled, 0)):
+        ImageDraw.Draw(mask).multiline_text(
+            (-left, -top), text, fill=255, font=_font(size), stroke_width=stroke, align="center"
+        )
+    image.paste(colour, mask=filled)
+    image.putalpha(drawn)
+    return image
+
+
+def put_on(image: Image.Image, mark: Image.Image, position: str, opacity: float, margin: int) -> Image.Image:
+    """The picture with the mark on it.
+
+    Args:
+        image: L, LA, RGB or RGBA; left as it is.
+        mark: RGBA, no larger than the picture.
+        position: a corner, an edge, ``center`` or ``tile``.
+        opacity: 0 to 1.
+        margin: pixels between the mark and the edges.
+    """
+    faint = mark.getchannel("A").point(lambda value: value * opacity + 0.5)
+    if image.mode in ("L", "LA") and not _is_grey(mark):
+        image = image.convert("RGB" if image.mode == "L" else "RGBA")
+    marked = image.copy()
+    for left, top in _places(image.size, mark.size, position, margin):
+        if image.mode in ("L", "RGB"):
+            marked.paste(mark.convert(image.mode), (left, top), faint)
+        else:
+            _blend(marked, mark, faint, (left, top, left + mark.width, top + mark.height))
+    return marked
+
+
+def _blend(image: Image.Image, mark: Image.Image, alpha: Image.Image, box: Box) -> None:
+    mark = mark.copy()
+    mark.putalpha(alpha)
+    below = image.crop(box)
+    image.paste(Image.alpha_composite(below.convert("RGBA"), mark).convert(image.mode), box)
+
+
+def _places(
+    size: tuple[int, int], mark: tuple[int, int], position: str, margin: int
+) -> list[tuple[int, int]]:
+    if position == "tile":
+        step_x, step_y = mark[0] + max(1, mark[0] // 2), mark[1] * 3
+        return [
+            (x + (row % 2) * (step_x // 2), y)
+            for row, y in enumerate(range(mark[1] // 2, size[1], step_y))
+            for x in range(-step_x, size[0], step_x)
+        ]
+    free_x, free_y = size[0] - mark[0], size[1] - mark[1]
+    margin_x, margin_y = min(margin, free_x // 2), min(margin, free_y // 2)
+    x = margin_x if "left" in position else free_x - margin_x if "right" in position else free_x // 2
+    y = margin_y if "top" in position else free_y - margin_y if "bottom" in position else free_y // 2
+    return [(x, y)]
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _outline_width(size: float) -> int:
+    return max(1, round(size / 25))
+
+
+def _extent(text: str, size: float) -> Box:
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    left, top, right, bottom = draw.multiline_textbbox(
+        (0, 0), text, font=_font(size), stroke_width=_outline_width(size), align="center"
+    )
+    return int(left) - 1, int(top) - 1, int(right) + 2, int(bottom) + 2
+
+
+def _outline_of(colour: str) -> str:
+    red, green, blue, *_ = ImageColor.getrgb(colour)
+    return "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"
+
+
+def _is_grey(mark: Image.Image) -> bool:
+    red, green, blue, alpha = mark.split()
+    seen = alpha.point(lambda value: 255 if value else 0)
+    differs = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(red, blue))
+    return ImageChops.multiply(differs, seen).getbbox() is None
+
+
+@lru_cache(maxsize=1024)
+def _has_glyph(letter: str) -> bool:
+    font = cast("ImageFont.FreeTypeFont", _font(24.0))
+    nothing = font.getmask("\U0010ffff")
+    mask = font.getmask(letter)
+    return mask.size != nothing.size or bytes(mask) != bytes(nothing)

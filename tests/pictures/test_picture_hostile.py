@@ -1,0 +1,167 @@
+"""What is sent to break something is refused, soon and in little memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_pictures import HOSTILE, chunk, encoded, gif, png
+from picture_jobs import run
+
+from cl_ml_tools import ComputeModule
+from cl_ml_tools.errors import BadInputError
+from cl_ml_tools.pictures import open_picture
+from cl_ml_tools.plugins.image_conversion.task import ImageConversionTask
+from cl_ml_tools.plugins.image_hash.task import ImageHashTask
+from cl_ml_tools.plugins.image_metadata.task import ImageMetadataTask
+from cl_ml_tools.plugins.image_resize.task import ImageResizeTask
+from cl_ml_tools.plugins.image_thumbnail.task import ImageThumbnailTask
+
+TASKS: dict[str, tuple[ComputeModule[Any], dict[str, Any]]] = {
+    "resize": (ImageResizeTask(), {"width": 5, "height": 5}),
+    "convert": (ImageConversionTask(), {"format": "png"}),
+    "thumbnail": (ImageThumbnailTask(), {}),
+    "metadata": (ImageMetadataTask(), {}),
+    "hash": (ImageHashTask(), {}),
+}
+
+# Each file in a child of its own, so that the peak of memory is this file's.
+MEASURE = """
+import asyncio, json, os, resource, sys, time
+from pathlib import Path
+from cl_ml_tools import Job
+from cl_ml_tools.errors import BadInputError
+from cl_ml_tools.plugins.image_conversion.task import ImageConversionTask
+
+def refuse(path):
+    task = ImageConversionTask()
+    asked = {"format": "png", "input_paths": [str(path)], "output_paths": [str(path) + ".out.png"]}
+    params = task.get_schema().model_validate(asked)
+    usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+    before = usage()
+    try:
+        asyncio.run(task.execute(Job(job_id="j", task_type="image_conversion", params={}), params))
+        outcome = "accepted"
+    except BadInputError as error:
+        outcome = str(error)
+    after = usage()
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"outcome": outcome, "seconds": seconds, "megabytes": (after.ru_maxrss - before.ru_maxrss) / 1024}
+
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.write(writing, json.dumps({path.name: refuse(path)}).encode())
+        os._exit(0)
+    os.close(writing)
+    os.wait()
+    print(os.read(reading, 100000).decode(), flush=True)
+    os.close(reading)
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("hostile")
+    for number, make in enumerate(HOSTILE.values()):
+        (folder / f"{number}.png").write_bytes(make())
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    found: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        found |= json.loads(line)
+    return {name: found.get(f"{number}.png", {}) for number, name in enumerate(HOSTILE)}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_it_is_refused_within_a_second_and_200_megabytes(
+    name: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    result = measured[name]
+    assert result["outcome"] != "accepted"
+    assert result["outcome"].split(".png ")[0].isdigit(), "it names the file"
+    assert result["seconds"] < 1
+    assert result["megabytes"] < 200
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "name", ["empty", "eps", "cut png", "cut jpeg", "gif, 5000 frames of 1 x 1", "png of 400000 chunks"]
+)
+def test_every_task_opens_pictures_in_the_one_safe_way(name: str, task: str, tmp_path: Path) -> None:
+    (tmp_path / "holiday.png").write_bytes(HOSTILE[name]())
+    module, asked = TASKS[task]
+    with pytest.raises(BadInputError, match=r"^holiday\.png ") as caught:
+        run(module, tmp_path / "holiday.png", tmp_path / "out.png", **asked)
+    assert str(tmp_path) not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
+
+
+def test_what_lies_behind_a_picture_does_not_come_out_again(tmp_path: Path) -> None:
+    secret = b"PK\x03\x04 #!/bin/sh <script>alert(1)</script>"
+    for extension in ("PNG", "JPEG", "GIF", "WEBP"):
+        (tmp_path / "two-things").write_bytes(encoded(extension) + secret)
+        run(ImageResizeTask(), tmp_path / "two-things", tmp_path / f"out.{extension.lower()}", width=9)
+    (tmp_path / "two-things").write_bytes(png(9, 9, chunk(b"tEXt", b"a\0" + secret), pixels=bytes(90)))
+    run(ImageConversionTask(), tmp_path / "two-things", tmp_path / "out.bmp", format="bmp")
+    outputs = [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+    assert len(outputs) == 5
+    assert not [path for path in outputs if b"script" in path.read_bytes()]
+
+
+def test_the_limits_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    (tmp_path / "a.gif").write_bytes(gif(4, 4, 12))
+    with open_picture(tmp_path / "a.png") as picture:
+        assert picture.size == (64, 64)
+    monkeypatch.setenv("CL_ML_TOOLS_MAX_PICTURE_PIXELS", "4095")
+    with (
+        pytest.raises(BadInputError, match=r"a\.png has 64 x 64 pixels; the limit is 4095 in all"),
+        open_picture(tmp_path / "a.png"),
+    ):
+        pass
+    monkeypatch.setenv("CL_ML_TOOLS_MAX_PICTURE_FRAMES", "11")
+    with (
+        pytest.raises(BadInputError, match=r"a\.gif has more than 11 frames or pages"),
+        open_picture(tmp_path / "a.gif"),
+    ):
+        pass
+
+
+def test_an_address_space_that_is_bounded_ends_in_an_error_and_not_in_a_death(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png(7000, 7000, pixels=bytes(7001 * 7000)))
+    program = """
+import resource, sys
+from pathlib import Path
+from cl_ml_tools.pictures import open_picture
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)
+try:
+    with open_picture(Path(sys.argv[1])) as picture:
+        picture.first()
+except MemoryError:
+    print("out of memory, alive")
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ})
+    assert done.stdout == "out of memory, alive\n", done.stderr
+
+
+def test_a_time_limit_that_strikes_while_decoding_is_not_taken_for_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import PngImagePlugin
+
+    class SoftTimeLimitError(Exception):
+        pass
+
+    def strike(self: Any) -> Any:
+        raise SoftTimeLimitError
+
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", strike)
+    with pytest.raises(SoftTimeLimitError):
+        run(ImageConversionTask(), tmp_path / "a.png", tmp_path / "out.png", format="png")
