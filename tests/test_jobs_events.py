@@ -294,6 +294,7 @@ def test_a_watch_that_takes_nothing_does_not_grow_without_end(monkeypatch: pytes
 # --- many at once
 
 
+@pytest.mark.long  # counts connections, which a busy machine multiplies
 def test_500_clients_of_one_master_are_told_every_change_over_a_handful_of_connections(
     start_master: Callable[..., Process], store: RedisJobStore, tmp_path: Path
 ) -> None:

@@ -204,7 +204,8 @@ def test_a_job_is_done_whose_node_was_killed_between_output_and_finish(
     start_worker("-c", "1", **QUICK)
     job = ended(repository, job_id)
     assert (job.status, job.attempt, history(job)) == ("completed", 2, [(1, "lost")])
-    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+    # What the killed attempt had not moved is left to the sweep.
+    assert [path.name for path in target.parent.iterdir() if not path.name.startswith(".")] == ["a.txt"]
 
 
 def test_a_job_is_not_run_again_whose_node_was_killed_between_finish_and_acknowledgement(
