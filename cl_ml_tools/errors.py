@@ -1,5 +1,7 @@
 """Every error that this package raises, as one tree."""
 
+from collections.abc import Sequence
+
 
 class MLToolsError(Exception):
     """The root of all errors raised by cl_ml_tools."""
@@ -29,7 +31,15 @@ class SubmissionTooLateError(StoreUnavailableError):
 
 
 class DuplicateJobError(MLToolsError, ValueError):
-    """A job with this id exists already."""
+    """There are jobs with some of the ids already.
+
+    Attributes:
+        job_ids: those ids, as far as they are known.
+    """
+
+    def __init__(self, message: str, job_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.job_ids = tuple(job_ids)
 
 
 class RepeatedSubmissionError(MLToolsError):

@@ -14,7 +14,9 @@ CONSUMER_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 """How long RabbitMQ lets a job run before it takes the message back. One value everywhere: it is part of the
 queue's declaration, which must be the same on every node, whatever its time limits are."""
 
+# Kept, since both are asked for with each job.
 _on_redis: "weakref.WeakKeyDictionary[Celery, bool]" = weakref.WeakKeyDictionary()
+_queues: "weakref.WeakKeyDictionary[Celery, dict[str, Queue]]" = weakref.WeakKeyDictionary()
 
 
 def celery_task_name(task_type: str) -> str:
@@ -34,7 +36,6 @@ def queue_name(task_type: str) -> str:
 
 def is_on_redis(app: Celery) -> bool:
     """Whether the app's broker is kombu's Redis transport, plain or with Sentinel. Opens no connection."""
-    # Kept, since a connection object is made to find out: asked for twice a job.
     if app not in _on_redis:
         # By class: other transports call their driver 'redis' too, and order priorities the other way round.
         _on_redis[app] = isinstance(app.connection_for_write().transport, kombu_redis.Transport)
@@ -53,7 +54,13 @@ def broker_fingerprint(app: Celery) -> str:
 
 def job_queue(app: Celery, task_type: str) -> Queue:
     """The queue of a task type, as both sides declare it."""
-    name = queue_name(task_type)
+    queues = _queues.setdefault(app, {})
+    if task_type not in queues:
+        queues[task_type] = _make_queue(app, queue_name(task_type))
+    return queues[task_type]
+
+
+def _make_queue(app: Celery, name: str) -> Queue:
     # RabbitMQ orders a classic queue by priority only when it is declared with its highest one, and by default
     # closes the connection of a consumer that keeps a message for half an hour.
     arguments = (

@@ -1,6 +1,5 @@
 """The repository of jobs that stores each one in Redis and sends it as a Celery message."""
 
-import logging
 import os
 import secrets
 import socket
@@ -14,13 +13,8 @@ from typing import Any
 from celery import Celery
 
 from cl_ml_tools.celery_bridge import polling
-from cl_ml_tools.celery_bridge.queues import (
-    broker_fingerprint,
-    celery_task_id,
-    celery_task_name,
-    job_queue,
-    message_priority,
-)
+from cl_ml_tools.celery_bridge.queues import broker_fingerprint
+from cl_ml_tools.celery_bridge.sending import send
 from cl_ml_tools.common.job_control import (
     SERVING_SECONDS,
     JobPage,
@@ -42,20 +36,15 @@ from cl_ml_tools.common.job_leases import (
     RunState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
-from cl_ml_tools.errors import InvalidJobError, RepeatedSubmissionError
+from cl_ml_tools.errors import DuplicateJobError, InvalidJobError, RepeatedSubmissionError
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.stores.redis_search import find_jobs
-
-logger = logging.getLogger(__name__)
 
 BARE_LEASE_SECONDS = 3600.0
 """The lease of a job taken by `fetch_next_job`, whose caller keeps no heartbeat; each update renews it."""
 
 BROKER_SECONDS = 2.0
 """How long the broker is given to answer that it is there."""
-
-CONFIRM_SECONDS = 2.0
-"""How long RabbitMQ may take to confirm that it has a message; later, recovery sends the message again."""
 
 _UPDATABLE = frozenset({"status", "progress", "task_output", "error_message"})
 
@@ -125,6 +114,33 @@ class CeleryJobRepository:
         if dispatch.sequence:
             self.send(dispatch)
         return job.job_id
+
+    def add_jobs(
+        self, jobs: Sequence[Job], created_by: str | None = None, priority: int | None = None
+    ) -> list[str]:
+        """Store many jobs, then send their messages, in a few round trips; returns their ids in order.
+
+        Each is accepted by itself. All are checked before the first is stored; when an error is raised after
+        that, some may be stored, and those are run. To be sure, add all of them again under the same ids.
+
+        Args:
+            jobs: what is to be done; their ids must be new.
+            created_by: whose jobs they are.
+            priority: 0 to 10, higher is more urgent; None means 5.
+
+        Raises:
+            InvalidJobError: a job cannot be stored as it is, or an id is there twice; nothing is stored.
+            InvalidJobIdError: an id is not a plain id; nothing is stored.
+            DuplicateJobError: there are jobs with some of the ids (its ``job_ids``); all others are accepted.
+        """
+        added = self.store.add_all(jobs, created_by=created_by, priority=priority)
+        send(self._app, added)
+        if len(added) < len(jobs):
+            accepted = {dispatch.job_id for dispatch in added}
+            known = [job.job_id for job in jobs if job.job_id not in accepted]
+            named = f"{', '.join(map(repr, known[:10]))}{' and more' if known[10:] else ''}"
+            raise DuplicateJobError(f"there are jobs with the ids {named} already", known)
+        return [job.job_id for job in jobs]
 
     def add_job_once(
         self, job: Job, submission: Submission, created_by: str | None = None, priority: int | None = None
@@ -264,27 +280,7 @@ class CeleryJobRepository:
 
         The job stays accepted: its record says that it is queued.
         """
-        job_id = dispatch.job_id
-        try:
-            self._app.send_task(
-                celery_task_name(dispatch.task_type),
-                (job_id, dispatch.sequence),
-                task_id=celery_task_id(job_id, dispatch.retries),
-                queue=job_queue(self._app, dispatch.task_type),
-                priority=message_priority(self._app, dispatch.priority),
-                serializer="json",
-                # Without this a result backend would be subscribed to for each job.
-                ignore_result=True,
-                # On RabbitMQ: how long its confirmation is waited for.
-                confirm_timeout=CONFIRM_SECONDS,
-                # What Flower shows: no whole paths, no parameters that may be secret.
-                argsrepr=repr((dispatch.task_type, *dispatch.file_names[:3]))[:200],
-                kwargsrepr="{}",
-            )
-        except Exception:
-            logger.warning("job %s is accepted, but its message could not be sent", job_id, exc_info=True)
-            return False
-        return True
+        return send(self._app, [dispatch])
 
     def _update_held(self, held: _HeldJob, status: JobStatus | None, fields: dict[str, Any]) -> bool:
         job_id, token = held.claim.job.job_id, held.claim.token

@@ -1,8 +1,7 @@
 """The record of jobs in Redis or Valkey (6.2 or newer): one hash a job, one Lua script an act."""
 
-import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Self, cast
 
@@ -10,7 +9,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cl_ml_tools.common.job_control import REMEMBERED_SECONDS, Removal, Submission
+from cl_ml_tools.common.job_control import Removal, Submission
 from cl_ml_tools.common.job_leases import (
     CancelAnswer,
     Claim,
@@ -26,26 +25,23 @@ from cl_ml_tools.common.job_leases import (
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
 from cl_ml_tools.errors import (
-    DuplicateJobError,
-    IdempotencyKeyReusedError,
     InvalidJobError,
     JobStateError,
-    RepeatedSubmissionError,
     StoreMismatchError,
     StoreUnavailableError,
-    SubmissionTooLateError,
     UnknownJobError,
 )
-from cl_ml_tools.file_names import check_job_id
+from cl_ml_tools.stores._adding import Addition
 from cl_ml_tools.stores._keys import KeyNames
-from cl_ml_tools.stores._records import file_names, read_dispatch, read_pairs, read_record, to_json, to_text
+from cl_ml_tools.stores._records import read_dispatch, read_pairs, read_record, to_json, to_text
 from cl_ml_tools.stores._scripts import ScriptRunner
 from cl_ml_tools.stores._server_clock import ServerClock
 
-DEFAULT_PRIORITY = 5
-
 RECORD_FORMAT = "1"
 """The version of what the scripts keep. Another one is refused at start."""
+
+BULK = 500
+"""How many jobs are added in one round trip."""
 
 
 class RedisJobStore:
@@ -155,40 +151,51 @@ class RedisJobStore:
             IdempotencyKeyReusedError: its key is known, for another submission.
             SubmissionTooLateError: the server answered after the deadline; nothing was stored.
         """
-        check_job_id(job.job_id)
-        level = DEFAULT_PRIORITY if priority is None else priority
-        if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level <= 10:
-            raise InvalidJobError(f"priority must be a whole number, 0 to 10, not {level!r}")
-        if job.status != JobStatus.QUEUED:
-            raise InvalidJobError(f"status of a new job must be 'queued', not {job.status!r}")
-        params = to_json("params", job.params)
-        add_token = secrets.token_hex(8)
-        answer, sequence, _, *first = self._clock.in_time(
-            lambda not_after: self.scripts.run(
-                "add",
-                job.job_id,
-                add_token,
-                not_after,
-                job.task_type,
-                params,
-                level,
-                created_by or "",
-                _timestamp_ms("not_before", not_before),
-                _timestamp_ms("expires", expires),
-                *_remembered(submission, created_by),
-            )
+        addition = Addition(
+            job,
+            created_by=created_by,
+            priority=priority,
+            not_before=not_before,
+            expires=expires,
+            submission=submission,
         )
-        if answer == "repeated":
-            raise RepeatedSubmissionError(first[0])
-        if answer == "conflict":
-            raise IdempotencyKeyReusedError(
-                f"This idempotency key was used for something else, job {first[0]!r}. Use a new key for each job."
-            )
-        if answer == "exists":
-            raise DuplicateJobError(f"there is a job {job.job_id!r} already")
-        if answer == "late":
-            raise SubmissionTooLateError("Redis answered too late; the job was not accepted")
-        return Dispatch(job.job_id, job.task_type, level, sequence, 0, file_names(job.params))
+        answer = self._clock.in_time(
+            lambda not_after: self.scripts.run("add", *addition.arguments(not_after))
+        )
+        return addition.dispatch(answer)
+
+    def add_all(
+        self, jobs: Sequence[Job], *, created_by: str | None = None, priority: int | None = None
+    ) -> list[Dispatch]:
+        """Accept many jobs, each by itself, in a round trip for each `BULK` of them.
+
+        The answer leaves out those that it cannot accept because there is a job with the same id. All are checked
+        before the first is stored.
+
+        Raises:
+            InvalidJobError, InvalidJobIdError: see `add`; or an id is there twice.
+            SubmissionTooLateError: the server answered after the deadline; some of the jobs may be stored.
+        """
+        additions = [Addition(job, created_by=created_by, priority=priority) for job in jobs]
+        if len({job.job_id for job in jobs}) < len(jobs):
+            raise InvalidJobError("two of the jobs have the same id")
+        dispatches = []
+        for first in range(0, len(additions), BULK):
+            for addition, answer in self._add_some(additions[first : first + BULK]):
+                if answer[0] != "exists":
+                    dispatches.append(addition.dispatch(answer))
+        return dispatches
+
+    def _add_some(self, additions: Sequence[Addition]) -> Iterator[tuple[Addition, Sequence[Any]]]:
+        answers: list[Sequence[Any]] = []
+
+        def ask(not_after: int) -> Sequence[Any]:
+            answers[:] = self.scripts.run_each("add", [each.arguments(not_after) for each in additions])
+            # One that was late makes all be asked again, which those that were stored do not mind.
+            return next((answer for answer in answers if answer[0] == "late"), answers[0])
+
+        self._clock.in_time(ask)
+        return zip(additions, answers, strict=True)
 
     def claim(
         self, job_id: str, *, token: str, owner: Owner, sequence: int, lease_seconds: float
@@ -379,21 +386,3 @@ class RedisJobStore:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _remembered(submission: Submission | None, created_by: str | None) -> tuple[str, str, int]:
-    if submission is None:
-        return "", "", 0
-    # Hashed, so that a key of any length or content is a short name; a creator's keys are their own.
-    name = hashlib.sha256(
-        f"{created_by or ''}\0{submission.key}".encode("utf-8", "surrogatepass")
-    ).hexdigest()
-    return name, submission.fingerprint, REMEMBERED_SECONDS * 1000
-
-
-def _timestamp_ms(field: str, moment: datetime | None) -> int | str:
-    if moment is None:
-        return ""
-    if moment.tzinfo is None:
-        raise InvalidJobError(f"{field} must have a time zone: {moment}")
-    return int(moment.timestamp() * 1000)
