@@ -88,7 +88,7 @@ def test_many_jobs_take_a_few_round_trips(repository: CeleryJobRepository, store
     # One for the records, one for the messages and their events; the server reads them in parts of 16 kB.
     assert reads() - before < 50
     before = reads()
-    repository.add_job(*jobs(1))
+    repository.add_job(jobs(1)[0])
     assert reads() - before <= 3, "a record, a message with its event, and this question"
 
 
@@ -96,12 +96,12 @@ def test_many_jobs_take_a_few_round_trips(repository: CeleryJobRepository, store
 def test_a_message_is_sent_at_once_although_the_connection_to_the_broker_was_lost(
     repository: CeleryJobRepository, store: RedisJobStore
 ) -> None:
-    repository.add_job(*jobs(1))
+    repository.add_job(jobs(1)[0])
     client: Any = store.client
     for connection in client.client_list():
         if connection["id"] != str(client.client_id()):
             client.client_kill_filter(_id=connection["id"])
-    repository.add_job(*jobs(1))
+    repository.add_job(jobs(1)[0])
     assert client.llen(f"{queue_name('probe')}\x06\x164") == 2
 
 

@@ -19,12 +19,16 @@ logger = logging.getLogger(__name__)
 # The main process forks whenever a pool process has to be replaced.
 _working = ForkGate()
 
+OVERDUE_SECONDS = 5.0
+"""How long after its hard limit a run is ended here. Celery does it sooner, unless its event loop stands still: it
+does for as long as the broker is away."""
+
 RETRY_SECONDS = 1.0
 """Pause before the store is asked again after it did not answer."""
 
 
 class Keeper:
-    """Extends leases every third of them, until the process ends.
+    """Extends leases every third of them, and ends runs that do not end themselves, until the process ends.
 
     In the main process, because a plugin may hold the GIL of its pool process for as long as it likes. A
     thread, because the main process's own loop must not wait for Redis (and stands still on the solo pool).
@@ -36,6 +40,7 @@ class Keeper:
         self._held: set[int] = set()
         self._stop_since: dict[int, float] = {}
         self._revoked: set[int] = set()
+        self._overdue: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-keeper", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +71,25 @@ class Keeper:
             elif state is RunState.STOPPING or (state is RunState.LOST and id(request) in self._held):
                 self._end_when_stubborn(request, state)
 
+    def end_overdue(self) -> None:
+        """Kill the pool processes of runs that are over their hard time limit, and have the record say so."""
+        attendant = self._installation.attendant
+        requests = _running_requests()
+        self._overdue &= {id(request) for request in requests}
+        for request in requests:
+            limit, begin, process = request.hard_time_limit, request.accepted_at, request.worker_pid
+            # On the threads and solo pools the run watches its limit itself, in this very process.
+            if limit is None or begin is None or process in (None, os.getpid()) or attendant is None:
+                continue
+            if time.monotonic() - begin < limit + OVERDUE_SECONDS or id(request) in self._overdue:
+                continue
+            self._overdue.add(id(request))
+            logger.warning(
+                "job %s is over its time limit of %g s, and Celery does not end it", request.job_id, limit
+            )
+            attendant.timed_out(request.job_id, process, limit)
+            _kill(request, process)
+
     def _tell_of_revokes(self, requests: list[JobRequest]) -> None:
         """Have runs cancelled whose Celery task was revoked.
 
@@ -90,16 +114,10 @@ class Keeper:
         # On the threads and solo pools the run is in this very process.
         if process in (None, os.getpid()) or now - since < self._installation.settings.cancel_grace_seconds:
             return
-        if request not in worker_state.active_requests:
-            # It has ended since; the process may have the next job already.
-            return
         logger.warning(
             "job %s is told to stop (%s) and goes on: ending process %d", request.job_id, state, process
         )
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        _kill(request, process)
 
     def _loop(self) -> None:
         interval = self._installation.settings.lease_seconds / 3
@@ -107,6 +125,7 @@ class Keeper:
             time.sleep(min(interval, self._pause_to_next_kill()))
             try:
                 with _working:
+                    self.end_overdue()
                     self.extend_running()
             except StoreUnavailableError as error:
                 logger.warning("the keeper cannot reach the record, trying again: %s", error)
@@ -123,6 +142,16 @@ class Keeper:
             return float("inf")
         grace = self._installation.settings.cancel_grace_seconds
         return max(0.1, min(self._stop_since.values()) + grace - time.monotonic())
+
+
+def _kill(request: JobRequest, process: int) -> None:
+    if request not in worker_state.active_requests:
+        # It has ended since; the process may have the next job already.
+        return
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _running_requests() -> list[JobRequest]:

@@ -20,6 +20,20 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
     which process it was.
     """
 
+    accepted_at: float | None = None
+    """When (``time.monotonic``) a process of the pool began with it; None before."""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process of the pool has begun with the task."""
+        self.accepted_at = time_accepted
+        super().on_accepted(pid, time_accepted)
+
+    @property
+    def hard_time_limit(self) -> float | None:
+        """After so many seconds Celery ends the run (on prefork)."""
+        limit: float | None = self.time_limits[0] or self.task.time_limit
+        return limit
+
     @property
     def job_id(self) -> str:
         """The job that the message is about; empty for a stranger's message that names none."""

@@ -190,6 +190,32 @@ def test_a_hard_limit_that_comes_while_the_record_is_away_is_recorded_when_it_is
     assert (job.attempt, starts(probe_log, job_id)) == (1, 1)
 
 
+def test_the_hard_limit_is_kept_while_the_broker_is_away(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    link: Link,
+    redis_server: EmbeddedRedis,
+    tmp_path: Path,
+) -> None:
+    through = {
+        "CL_ML_TOOLS_REDIS_URL": redis_server.redis_url,
+        "CL_ML_TOOLS_BROKER_URL": link.broker_url,
+    }
+    worker = start_worker("-c", "1", **QUICK, **HARD, **through)
+    job_id = submit(["wait_for", "/never"])
+    wait_for_word(probe_log, job_id, "start")
+    link.cut()
+    worker.wait_for("consumer: Cannot connect")
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
+    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)))
+    link.mend()
+    assert ended(repository, submit()).status == "completed", "the worker goes on"
+    assert record(repository, job_id).history[0].cause == "timed_out"
+
+
 @pytest.mark.parametrize("lease_seconds", ["30", "1"], ids=["sure-of-the-lease", "in-doubt-of-the-lease"])
 @pytest.mark.parametrize("limit", ["soft", "hard"])
 def test_time_spent_waiting_for_the_record_to_take_the_outcome_does_not_count(
