@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     storage = create_storage(settings)
     add_headers(app, settings)
     app.add_exception_handler(HTTPException, answer_with_problem)
-    plugins = create_master_router(repository, storage, get_current_user)
+    plugins = create_master_router(repository, storage, get_current_user, is_admin=is_admin)
     app.include_router(plugins, prefix="/api")
     app.include_router(create_service_router(repository, get_current_user, plugins=plugins), prefix="/api")
     app.include_router(

@@ -11,10 +11,10 @@ from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobEvent, JobsWatcher, JobWatcher
 from cl_ml_tools.common.schemas import Job, JobStatus
 from cl_ml_tools.http_errors import problem_responses
-from cl_ml_tools.job_routes.access import JobAccess, Viewer
+from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.state import UNKNOWN_JOB
 from cl_ml_tools.job_routes.views import JobChange
-from cl_ml_tools.submission import ask
+from cl_ml_tools.submission import Viewer, ask
 
 LastEventId = Annotated[str | None, Header(pattern=r"^\d{1,20}(-\d{1,20})?$")]
 
