@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
     from cl_ml_tools.service_routes import create_service_router
+    from cl_ml_tools.slow_bodies import BodyTimeout
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
 
     settings = settings or Settings.from_environment()
@@ -93,6 +94,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         max_body_size=settings.max_request_bytes + FORM_BYTES,
     )
     storage = create_storage(settings)
+    app.add_middleware(BodyTimeout, seconds=settings.slow_client_seconds)
     add_headers(app, settings)
     app.add_exception_handler(HTTPException, answer_with_problem)
     plugins = create_master_router(repository, storage, get_current_user, is_admin=is_admin)

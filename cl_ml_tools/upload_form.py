@@ -92,6 +92,20 @@ def too_many_files(most: int) -> RequestValidationError:
     return _refused_files(f"One job takes at most {most} files; more were sent.", most + 1)
 
 
+def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
+    """Refuse a file that is sent as a field of text; a field that no form has is nobody's business.
+
+    Raises:
+        RequestValidationError: FastAPI answers it with 422, in its usual shape.
+    """
+    texts = {_form_name(name, field) for name, field in _form_fields(schema).items()} | _TAKEN - {"file"}
+    if name in texts:
+        message = "Text is needed here; a file was sent."
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("body", name), "msg": message, "input": None}]
+        )
+
+
 def early_faults(schema: type[BaseJobParams], sent: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
     """What is wrong with fields that have arrived, as far as their types and bounds alone can tell.
 

@@ -326,7 +326,9 @@ def test_openapi_describes_the_form_as_the_schema_does(client: TestClient) -> No
     assert document["components"]["schemas"]["Corner"]["enum"] == ["top", "bottom"]
     assert fields["colours"]["items"] == {"type": "integer"}
     assert (fields["priority"]["minimum"], fields["priority"]["maximum"]) == (0, 10)
-    assert set(operation["responses"]) == {*("200", "400", "404", "409", "413", "422", "429", "503", "507")}
+    assert set(operation["responses"]) == {
+        *("200", "400", "404", "408", "409", "413", "422", "429", "503", "507")
+    }
     accepted = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert accepted == {"$ref": "#/components/schemas/JobAccepted"}
 

@@ -18,7 +18,7 @@ from cl_ml_tools.common.schemas import BaseJobParams
 from cl_ml_tools.file_names import distinct_name, safe_file_name
 from cl_ml_tools.multipart_stream import MultipartError, MultipartStream, Part, decoded
 from cl_ml_tools.submission.earlier_jobs import EarlierJobs, check_no_output_without_job
-from cl_ml_tools.upload_form import early_faults, too_many_files
+from cl_ml_tools.upload_form import check_may_be_file, early_faults, too_many_files
 
 MAX_FIELD_BYTES = 1_000_000
 """What all fields of a form that are no files may hold together."""
@@ -160,7 +160,8 @@ class Reception:
 
     async def _take_file(self, part: Part) -> None:
         if part.name != "file":
-            # No field of ours: it is not even saved.
+            # Not even saved.
+            check_may_be_file(self.schema, part.name)
             return
         if not self._names:
             if faults := early_faults(self.schema, self.items):
