@@ -55,7 +55,8 @@ class Api:
 @pytest.fixture
 def api(start_master: Callable[..., Process], start_worker: Callable[..., Process]) -> Api:
     for _ in range(2):
-        start_worker("-c", "1")
+        # A job that only waits hears of a cancel when its lease is extended.
+        start_worker("-c", "1", CL_ML_TOOLS_LEASE_SECONDS="2")
     return Api([start_master().url, start_master().url])
 
 
