@@ -61,7 +61,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
 
-    from cl_ml_tools.http_access import add_headers, user_dependency
+    from cl_ml_tools.http_access import add_headers, describe_refusals, user_dependency
     from cl_ml_tools.http_errors import answer_with_problem
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
@@ -106,6 +106,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         ),
         prefix="/api",
     )
+    describe_refusals(app)
     return app
 
 
