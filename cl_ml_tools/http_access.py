@@ -38,7 +38,8 @@ def user_dependency(settings: Settings) -> tuple[Callable[..., Any], Callable[[A
         return _nobody, lambda _: False
     bearer = HTTPBearer(auto_error=False, description="A token whose SHA-256 is in CL_ML_TOOLS_API_TOKENS.")
 
-    def current_user(
+    # Neither waits for anything, so neither takes a thread.
+    async def current_user(
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> User:
         sent = credentials.credentials if credentials else ""
@@ -116,5 +117,5 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_secured if scope["type"] == "http" else send)
 
 
-def _nobody() -> None:
+async def _nobody() -> None:
     """Jobs belong to nobody in particular."""

@@ -51,7 +51,6 @@ def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
         description="The file to process. Repeat the field to process several in one job. Needed unless `from_job` is "
         "given.",
         json_schema_extra={"minItems": 1, "maxItems": MAX_FILES},
-        default_factory=list,
     )
     uploads = Annotated[list[UploadFile], WrapValidator(_files_as_sent), files]
     earlier = Form(
@@ -61,14 +60,13 @@ def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
     outputs = Form(
         description="An output of `from_job`, by the name in the list of its outputs. Repeat the field for several, in "
         "this order. Left out, all are taken.",
-        default_factory=list,
     )
     urgency = Annotated[int, Form(ge=0, le=10, description="0 to 10, higher is more urgent.")]
     return inspect.Signature(
         [
-            _parameter("file", uploads),
+            _parameter("file", uploads, default=None),
             _parameter(FROM_JOB, Annotated[str | None, WrapValidator(_as_sent), earlier], default=None),
-            _parameter(FROM_OUTPUT, Annotated[list[str], WrapValidator(_as_sent), outputs]),
+            _parameter(FROM_OUTPUT, Annotated[list[str], WrapValidator(_as_sent), outputs], default=None),
             *(_form_parameter(name, field) for name, field in fields.items()),
             _parameter("priority", urgency, default=5),
         ]
