@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException, UploadFile
 from harness import Environment, Process, ended, wait_until
 from PIL import Image
 from raw_http import BOUNDARY, END, MULTIPART, PATIENCE, answer_of, connect, exchange, head, part, post
@@ -446,6 +446,30 @@ def test_a_body_that_comes_steadily_may_take_long() -> None:
     with pytest.raises(HTTPException) as raised:
         asyncio.run(BodyTimeout(app, seconds=0.05)(scope, never, ignore))
     assert raised.value.status_code == 408
+
+
+def test_a_route_of_0_2_0_is_bounded_too() -> None:
+    app = FastAPI()
+    app.add_middleware(BodyTimeout, seconds=0.05)
+
+    @app.post("/")
+    async def take(file: UploadFile) -> None:
+        raise AssertionError(file)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", MULTIPART.partition(": ")[2].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
+    asyncio.run(app({**scope, "asgi": {"version": "3.0"}}, receive, send))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 # --- files that are several things at once
