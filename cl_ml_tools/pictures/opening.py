@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from PIL import ExifTags, Image, ImageFile
 
 from cl_ml_tools.errors import BadInputError
-from cl_ml_tools.pictures.containers import count_frames
+from cl_ml_tools.pictures.containers import check_exif, count_frames
 from cl_ml_tools.pictures.containers.webp import with_true_flag
 from cl_ml_tools.pictures.decoding import decoding
 from cl_ml_tools.pictures.formats import FORMATS, PictureFormat
@@ -162,6 +162,7 @@ class Picture:
     def read_exif(self, read: Callable[[Image.Exif], T]) -> T | None:
         """What ``read`` finds in the EXIF data; None, and a note, when that is damaged."""
         try:
+            check_exif(self._file.info.get("exif", b""), self.name, picture_limits())
             return read(self._file.getexif())
         except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
             self.notes.add("The EXIF data is damaged and was not used.")
