@@ -74,7 +74,14 @@ def convert(
         frames = _changed(frames, change)
     path = names.claim(target, how.format.extension_for(mode))
     save_frames(frames, path, how, plays=picture.plays, rights=picture.rights, notes=notes)
-    return report(picture.path, path, notes)
+    written = report(picture.path, path, notes)
+    if how.format.holds_frames and written["frames"] < picture.frame_count:
+        # Encoders of animations do that; the durations are summed.
+        written["warnings"].append(
+            f"{picture.frame_count} frames became {written['frames']}: "
+            f"those that look like the one before are shown with it."
+        )
+    return written
 
 
 def _all_frames(picture: Picture, scale: Scale | None) -> Iterator[Frame]:

@@ -215,9 +215,13 @@ def open_picture(path: Path) -> Iterator[Picture]:
         BadInputError: the file is no picture in a format that is read, is damaged, or is too large.
         OSError: the file cannot be read at all.
     """
+    limits = picture_limits()
+    if Image.MAX_IMAGE_PIXELS is not None and limits.pixels > Image.MAX_IMAGE_PIXELS:
+        # Pillow's own limit is for the whole process. It is only raised, and only when ours was.
+        Image.MAX_IMAGE_PIXELS = limits.pixels
     with path.open("rb") as file:
         with decoding(path.name):
-            counted = count_frames(file, path.name, picture_limits())
+            counted = count_frames(file, path.name, limits)
             image = Image.open(with_true_flag(file), formats=list(FORMATS))
             picture = Picture(image, path, counted)
         yield picture

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from picture_jobs import run
-from picture_kinds import image, scene
+from picture_kinds import KINDS, image, scene
 from PIL import Image
 from plain_implementations import MemoryRepository
 from pydantic import ValidationError
@@ -66,6 +66,17 @@ def outputs_for(task: ComputeModule[Any], inputs: list[Path], folder: Path) -> l
     count = 1 if task.task_type == "contact_sheet" else len(inputs)
     folder.mkdir(exist_ok=True)
     return [folder / f"{number}-{path.name}" for number, path in enumerate(inputs)][:count]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plugin_takes_every_kind_of_picture(
+    kind: str, name: str, task: ComputeModule[Any], tmp_path: Path
+) -> None:
+    source = tmp_path / f"source{KINDS[kind].extension}"
+    KINDS[kind].write(source)
+    output = run(task, source, outputs_for(task, [source], tmp_path / "out"), **FORMS[name])
+    assert not output["partly_failed"]
+    assert all(Path(path).is_file() for path in output["processed_files"])
 
 
 # --- several files
