@@ -86,7 +86,9 @@ def save_frames(
     if target.name == "GIF":
         images = [as_gif_frame(image, notes) for image in images]
         if len(images) > 1 and any("transparency" in image.info for image in images):
-            options["disposal"] = 2
+            # Without the second, a frame of which nothing is transparent would not say which colour is: decoders
+            # that go by the specification then leave it where the next one is free.
+            options |= {"disposal": 2, "optimize": False}
     if target.has_profile:
         options["icc_profile"] = profile
     options |= _rights_options(target, rights or Rights(), notes)

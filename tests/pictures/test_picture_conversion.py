@@ -374,6 +374,22 @@ def test_an_animation_is_shown_as_often_as_before(
     assert loop == ((plays - 1 if plays > 1 else None if plays else 0) if target == "gif" else plays)
 
 
+@pytest.mark.parametrize("target", ["gif", "png", "webp"])
+def test_what_a_later_frame_leaves_free_does_not_show_the_one_before(target: str, tmp_path: Path) -> None:
+    whole, half, nothing = (
+        Image.new("RGBA", (20, 20), "red"),
+        Image.new("RGBA", (20, 20)),
+        Image.new("RGBA", (20, 20)),
+    )
+    half.paste("red", (10, 0, 20, 20))
+    whole.save(tmp_path / "a.png", save_all=True, append_images=[half, nothing, whole], duration=80)
+    _, report = convert(tmp_path / "a.png", target, tmp_path)
+    with pictures.open_picture(Path(report["output_path"])) as picture:
+        frames = [frame.image.convert("RGBA") for frame in picture.frames()]
+    seen = [(frame.getpixel((3, 3))[3], frame.getpixel((15, 3))[3]) for frame in frames]  # type: ignore[index]  # RGBA
+    assert seen == [(255, 255), (0, 255), (0, 0), (255, 255)]
+
+
 def test_the_default_picture_of_an_apng_is_no_frame(tmp_path: Path) -> None:
     default, *frames = [Image.new("RGB", (20, 20), colour) for colour in ("white", "red", "blue")]
     default.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=50)
