@@ -40,6 +40,8 @@ _TURNS = {
 # Of TIFF's tag NewSubfileType: a page that is a smaller version of another one, or a mask for it.
 _NO_PAGE_OF_ITS_OWN = 0b101
 
+_LARGEST_NUMBER = 1e30
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -191,9 +193,10 @@ class Picture:
         if self._file.mode != "F":
             return
         low, high = cast("tuple[float, float]", self._file.getextrema())
-        if not (math.isfinite(low) and math.isfinite(high)):
+        # Near the end of their range, numbers are no longer ones once a picture is resized.
+        if not (math.isfinite(low) and math.isfinite(high) and max(-low, high) < _LARGEST_NUMBER):
             raise BadInputError(
-                f"{self.name} has values that are no numbers. Replace them, and send it again."
+                f"{self.name} has values that are no numbers, or are too large. Replace them, and send it again."
             )
 
     def _read_plays(self) -> int:

@@ -1,5 +1,6 @@
 """Files that are sent to break something, made here."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -211,6 +212,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "cut gif in its pixels": lambda: encoded("GIF")[:1500],
     "cut tiff": lambda: encoded("TIFF")[:1000],
     "cut avif": lambda: encoded("AVIF")[:400],
+    "png whose pixels are said to take two gigabytes": lambda: re.sub(
+        rb"....IDAT", b"\x7f\xff\xff\xffIDAT", png(9, 9, pixels=bytes(90)), flags=re.DOTALL
+    ),
     "png without its pixels": lambda: encoded("PNG").replace(b"IDAT", b"IDAX"),
 }
 """What has to be refused, by name."""

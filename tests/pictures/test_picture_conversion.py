@@ -159,7 +159,7 @@ def test_fractions_keep_their_meaning_or_are_stretched(
     assert (done.getpixel((0, 0)), done.getpixel((1, 1))) == greys
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
 def test_fractions_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
     Image.fromarray(np.array([[value, 1.0]], np.float32)).save(tmp_path / "source.tif")
     with pytest.raises(BadInputError, match=r"source\.tif has values that are no numbers"):

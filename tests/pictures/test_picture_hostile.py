@@ -55,12 +55,13 @@ def refuse(path):
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"outcome": outcome, "seconds": seconds, "megabytes": (after.ru_maxrss - before.ru_maxrss) / 1024}
 
+# What asks for more than there can be is not refused but fails.
+resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000,) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):
     reading, writing = os.pipe()
     if not os.fork():
         # One that is not refused shall not hide what becomes of the others.
         resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
-        resource.setrlimit(resource.RLIMIT_AS, (4_000_000_000,) * 2)
         os.write(writing, json.dumps({path.name: refuse(path)}).encode())
         os._exit(0)
     os.close(writing)
