@@ -193,8 +193,10 @@ class Picture:
         if self._file.mode != "F":
             return
         low, high = cast("tuple[float, float]", self._file.getextrema())
+        # The extremes pass over what is no number; the mean does not.
+        mean = cast("float", self._file.reduce(self._file.size).getpixel((0, 0)))
         # Near the end of their range, numbers are no longer ones once a picture is resized.
-        if not (math.isfinite(low) and math.isfinite(high) and max(-low, high) < _LARGEST_NUMBER):
+        if not (math.isfinite(mean) and max(-low, high) < _LARGEST_NUMBER):
             raise BadInputError(
                 f"{self.name} has values that are no numbers, or are too large. Replace them, and send it again."
             )

@@ -161,9 +161,12 @@ def test_fractions_keep_their_meaning_or_are_stretched(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
 def test_fractions_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
-    Image.fromarray(np.array([[value, 1.0]], np.float32)).save(tmp_path / "source.tif")
-    with pytest.raises(BadInputError, match=r"source\.tif has values that are no numbers"):
-        convert(tmp_path / "source.tif", "png", tmp_path)
+    for at in (0, 7, 11):
+        values = np.ones((3, 4), np.float32)
+        values.flat[at] = value
+        Image.fromarray(values).save(tmp_path / "source.tif")
+        with pytest.raises(BadInputError, match=r"source\.tif has values that are no numbers"):
+            convert(tmp_path / "source.tif", "png", tmp_path)
 
 
 # --- options
