@@ -23,7 +23,7 @@ from cl_ml_tools.plugins.image_conversion.task import ImageConversionTask
 from cl_ml_tools.plugins.image_metadata.task import ImageMetadataTask
 from cl_ml_tools.plugins.image_resize.task import ImageResizeTask
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "pillow-test-images.md"
+DOCUMENT = Path(__file__).with_name("pillow-test-images.md")
 OURS = {suffix for entry in FORMATS.values() for suffix in entry.extensions}
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -112,7 +112,7 @@ def reason(message: str, name: str) -> str:
 
 
 def document(total: int, refused: dict[str, str]) -> str:
-    """What is refused, for the documentation: by reason, and by name where the extension promises a format of ours."""
+    """What is refused, as a table: by reason, and by name where the extension promises a format of ours."""
     reasons: dict[str, list[str]] = {}
     for name, text in refused.items():
         reasons.setdefault(text, []).append(name)
