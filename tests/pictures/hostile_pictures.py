@@ -41,6 +41,12 @@ def jpeg_segments(*segments: tuple[int, bytes]) -> bytes:
     return whole[:2] + added + whole[2:]
 
 
+def exif_of_shared_tags() -> bytes:
+    """EXIF data of 2700 tags that are the same half of it."""
+    tags = b"".join(struct.pack("<HHII", 0x9A00 + number, 7, 32_000, 32_500) for number in range(2700))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2700) + tags + bytes(65_000 - 16 - len(tags))
+
+
 def jpeg_of_many_scans(scans: int) -> bytes:
     """A large progressive JPEG whose last scan, which says nothing new of 49 megapixels, is repeated."""
     buffer = BytesIO()
@@ -157,6 +163,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
         struct.pack(">HBHH", 17, 8, 64, 64), struct.pack(">HBHH", 17, 8, 65535, 65535)
     ),
     "jpeg of 1000 scans": lambda: jpeg_of_many_scans(1000),
+    "jpeg with exif whose tags lie on each other": lambda: jpeg_segments((0xE1, exif_of_shared_tags())),
     "jpeg of 90 scans of 49 megapixels": lambda: jpeg_of_many_scans(80),
     "jpeg with junk between its parts": lambda: (
         encoded("JPEG")[:20] + bytes(30_000_000) + encoded("JPEG")[20:]

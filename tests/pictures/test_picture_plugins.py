@@ -446,6 +446,17 @@ def test_a_sheet_shows_all_pictures_in_their_order(tmp_path: Path) -> None:
     assert output["files"][-1]["input_path"] is None
 
 
+def test_what_a_sheet_does_not_show_of_a_picture_is_told(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    cell, _ = run(ContactSheetTask(), tmp_path / "a.gif", tmp_path / "sheet.png", format="png")["files"]
+    assert cell == {
+        "input_path": str(tmp_path / "a.gif"),
+        "cell": 0,
+        "warnings": ["It shows the first of 2 frames."],
+    }
+
+
 def test_a_sheet_that_would_be_too_large_is_refused_before_a_picture_is_read(tmp_path: Path) -> None:
     inputs = [tmp_path / "gone.png"] * 100
     with pytest.raises(BadInputError, match=r"sheet\.jpg has 20612 x 20972 pixels; the limit is 50000000"):

@@ -1,8 +1,10 @@
 """JPEG: thousands of scans, each of which goes over the whole picture, or megabytes of EXIF."""
 
+import contextlib
 import re
 import struct
 
+from cl_ml_tools.pictures.containers import tiff
 from cl_ml_tools.pictures.containers.scan import MAX_EXIF, MAX_JUNK, Scan
 
 MAX_SCANS = 200
@@ -20,7 +22,8 @@ def look(scan: Scan) -> None:
     """Count the segments and scans of a JPEG."""
     data = scan.data
     position, components, is_sequential, pixels = 2, 0, True, 0
-    scans = exif = junk = 0
+    scans = junk = 0
+    exif = bytearray()
     while found := _MARKER.search(data, position):
         scan.count_part()
         if not scans:
@@ -38,13 +41,24 @@ def look(scan: Scan) -> None:
             height, width = struct.unpack_from(">HH", data, position + 3)
             pixels = height * width
         elif marker == 0xDA:
+            if not scans:
+                _look_at_exif(scan, bytes(exif))
             scans += 1
             if scans > MAX_SCANS or scans * pixels > MAX_SCANNED * scan.limits.pixels:
                 raise scan.refusal(f"has {scans} scans or more over {pixels} pixels")
             if is_sequential and data[position + 2] == components:
                 return  # all of the picture is in this scan, and need not be searched
         elif marker == 0xE1 and data[position + 2 : position + 6] == b"Exif":
-            exif += size
-            if exif > MAX_EXIF:
+            exif += data[
+                position + 8 : position + size
+            ]  # what is too long for one segment goes on in the next
+            if len(exif) > MAX_EXIF:
                 raise scan.refusal(f"has more than {MAX_EXIF} bytes of EXIF")
         position += size
+
+
+def _look_at_exif(scan: Scan, exif: bytes) -> None:
+    # Pillow reads it when it opens a JPEG; before version 13, as often as there are tags.
+    with contextlib.suppress(struct.error):
+        if len(exif) > 8:
+            tiff.look(Scan(exif, scan.name, scan.limits))
