@@ -50,7 +50,9 @@ class CommandCounter:
     def counts(self) -> Counts:
         """What was asked so far. Costs two commands, one round trip."""
         pipeline = self._client.pipeline(transaction=False)
-        stats: Any = pipeline.echo(_MARK).info("stats").execute()[1]
+        pipeline.echo(_MARK)
+        pipeline.info("stats")
+        stats: Any = pipeline.execute()[1]
         # At the very same moment; the lines may come late.
         commands, in_scripts = self._marks.get(timeout=30)
         return Counts(commands, in_scripts, stats["total_reads_processed"])

@@ -7,8 +7,6 @@ those of each round against plain Celery's. Rates depend on the machine and on w
 counts hardly.
 """
 
-import argparse
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from redis import Redis
 
+from benchmarks.line_up import chosen_systems
 from benchmarks.redis_counts import CommandCounter, Counts
 from benchmarks.reporting import (
     Figures,
@@ -29,15 +28,7 @@ from benchmarks.reporting import (
     spreads,
 )
 from benchmarks.running import Producer, StalledError, running_worker, wait_left
-from benchmarks.systems import (
-    OURS,
-    PLAIN,
-    STORING,
-    System,
-    celery_systems,
-    other_engines,
-    release_0_2_0,
-)
+from benchmarks.systems import OURS, PLAIN, STORING, System
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
 BULK = f"{OURS}, add_jobs"
@@ -149,21 +140,6 @@ def targets_of(rates: dict[str, Figures], figures: dict[str, Figures], storing: 
     ]
 
 
-def chosen_systems(options: argparse.Namespace, redis_url: str, folder: Path) -> list[System]:
-    """Those that can be run here."""
-    systems = celery_systems(redis_url, events=options.events)
-    if options.only_celery:
-        return systems
-    try:
-        systems.append(release_0_2_0(folder))
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"0.2.0 cannot be installed: left out ({type(error).__name__})")
-    engines, missing = other_engines(redis_url)
-    for line in missing:
-        print(line)
-    return [*systems, *engines]
-
-
 def main() -> None:
     """Measure and print."""
     parser = options_parser(__doc__)
@@ -179,7 +155,9 @@ def main() -> None:
         ExitStack() as stack,
     ):
         bench = Bench(server, options.concurrency)
-        systems = chosen_systems(options, server.redis_url, Path(folder))
+        systems = chosen_systems(
+            server.redis_url, Path(folder), events=options.events, only_celery=options.only_celery
+        )
         producers = {system.name: stack.enter_context(Producer(system)) for system in systems}
         for number in range(rounds):
             for system in systems if number % 2 == 0 else reversed(systems):
