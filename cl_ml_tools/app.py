@@ -61,11 +61,12 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
 
-    from cl_ml_tools.http_access import add_headers, user_dependency
+    from cl_ml_tools.http_access import add_headers, describe_refusals, user_dependency
     from cl_ml_tools.http_errors import answer_with_problem
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
     from cl_ml_tools.service_routes import create_service_router
+    from cl_ml_tools.slow_bodies import BodyTimeout
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
 
     settings = settings or Settings.from_environment()
@@ -93,9 +94,10 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         max_body_size=settings.max_request_bytes + FORM_BYTES,
     )
     storage = create_storage(settings)
+    app.add_middleware(BodyTimeout, seconds=settings.slow_client_seconds)
     add_headers(app, settings)
     app.add_exception_handler(HTTPException, answer_with_problem)
-    plugins = create_master_router(repository, storage, get_current_user)
+    plugins = create_master_router(repository, storage, get_current_user, is_admin=is_admin)
     app.include_router(plugins, prefix="/api")
     app.include_router(create_service_router(repository, get_current_user, plugins=plugins), prefix="/api")
     app.include_router(
@@ -104,6 +106,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         ),
         prefix="/api",
     )
+    describe_refusals(app)
     return app
 
 

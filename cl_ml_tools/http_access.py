@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cl_ml_tools.errors import SettingsError
+from cl_ml_tools.http_errors import problem_responses
 from cl_ml_tools.settings import Settings
 
 User = dict[str, str]
@@ -37,7 +38,8 @@ def user_dependency(settings: Settings) -> tuple[Callable[..., Any], Callable[[A
         return _nobody, lambda _: False
     bearer = HTTPBearer(auto_error=False, description="A token whose SHA-256 is in CL_ML_TOOLS_API_TOKENS.")
 
-    def current_user(
+    # Neither waits for anything, so neither takes a thread.
+    async def current_user(
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> User:
         sent = credentials.credentials if credentials else ""
@@ -78,6 +80,25 @@ def add_headers(app: FastAPI, settings: Settings) -> None:
         )
 
 
+def describe_refusals(app: FastAPI) -> None:
+    """Let the app's OpenAPI document say 401 of every operation that needs a token, whoever has written it."""
+    make = app.openapi
+    refused = problem_responses(
+        {401: "A bearer token is needed, and this is none that is known."},
+        {401: {"WWW-Authenticate": "The scheme that is needed."}},
+    )[401]
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                if operation.get("security"):
+                    operation["responses"].setdefault("401", refused)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does it
+
+
 class _SecurityHeaders:
     """Plain ASGI: bodies and streams pass untouched."""
 
@@ -96,5 +117,5 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_secured if scope["type"] == "http" else send)
 
 
-def _nobody() -> None:
+async def _nobody() -> None:
     """Jobs belong to nobody in particular."""

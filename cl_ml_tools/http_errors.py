@@ -197,6 +197,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     **problem_responses(
         {
             400: "The body is no form that can be read.",
+            408: "The body came in too slowly.",
             413: "The upload is larger than the limit.",
             422: "A value is missing or not valid.",
             429: "The user has as many unfinished jobs as one may have.",

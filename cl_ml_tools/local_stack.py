@@ -85,6 +85,7 @@ class LocalStack:
         )
         # Whoever still follows a job must not hold up the end.
         master = f"--factory --host {_HOST} --port {self._port} --timeout-graceful-shutdown 2"
+        master += " --http cl_ml_tools.slow_headers:HeaderTimeout"
         for name, module, options in (
             ("worker", "celery", worker),
             ("master", "uvicorn", f"cl_ml_tools.app:create_app {master}"),

@@ -14,12 +14,17 @@ from cl_ml_tools.errors import PluginLoadError
 from cl_ml_tools.file_names import safe_file_name
 from cl_ml_tools.http_errors import ERROR_TRANSLATION
 from cl_ml_tools.registry import RoutePlugin, installed_route_names, load_route_plugins
+from cl_ml_tools.submission import admins_told
 
 _PATH_PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 
 
 def create_master_router(
-    repository: JobRepository, file_storage: FileStorage, get_current_user: Callable[..., Any]
+    repository: JobRepository,
+    file_storage: FileStorage,
+    get_current_user: Callable[..., Any],
+    *,
+    is_admin: Callable[[Any], bool] | None = None,
 ) -> APIRouter:
     """Make a router with the routes of every installed plugin; no task is imported for it.
 
@@ -31,11 +36,13 @@ def create_master_router(
         repository: takes the jobs; any `JobRepository`.
         file_storage: takes the uploads; any `FileStorage`.
         get_current_user: any FastAPI dependency; returns None, an object with ``id`` or a dict with it.
+        is_admin: tells of a user that is not None whether any job's outputs are theirs to take as inputs.
 
     Raises:
         PluginLoadError: a plugin cannot be loaded, its factory fails, or two plugins answer at one path.
     """
     master = APIRouter()
+    below = [ERROR_TRANSLATION, Depends(_make_file_names_safe), Depends(admins_told(is_admin))]
     owners: dict[tuple[str, str], RoutePlugin] = {}
     for plugin in load_route_plugins():
         router = _router_of(plugin, repository, file_storage, get_current_user)
@@ -46,7 +53,7 @@ def create_master_router(
                     f"Two plugins answer {method} {path}: {owner.origin}, and {plugin.origin}. "
                     f"Uninstall one of them, or give one another path."
                 )
-        master.include_router(router, dependencies=[ERROR_TRANSLATION, Depends(_make_file_names_safe)])
+        master.include_router(router, dependencies=below)
     return master
 
 

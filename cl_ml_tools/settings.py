@@ -93,6 +93,11 @@ class Settings(BaseModel):
         ge=0,
         description="How many jobs a user may have queued or running; above it the answer is 429. 0: any number.",
     )
+    slow_client_seconds: float = Field(
+        default=60.0,
+        gt=0.0,
+        description="How long a client may take for each 64 kB of a request's body, or for its rest; then it gets 408.",
+    )
     api_tokens: str = Field(
         default="",
         pattern=r"^([^\s:,]{1,64}:[0-9a-f]{64}(,|$))*$",

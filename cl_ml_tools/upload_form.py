@@ -10,6 +10,7 @@ from fastapi import File, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError, WrapValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile as ReceivedFile
 
 from cl_ml_tools.common.schemas import BaseJobParams
@@ -19,12 +20,20 @@ ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 MAX_FILES = 100
 """How many files one job takes."""
 
-_TAKEN = frozenset({"file", "priority"})
+FROM_JOB = "from_job"
+"""The field that names a job whose outputs are inputs of the new one."""
+
+FROM_OUTPUT = "from_output"
+"""The field, which may be repeated, that says which of its outputs."""
+
+_TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
 _PATHS = frozenset(BaseJobParams.model_fields)
 
 
 def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
-    """Make the signature of an endpoint whose form has ``file``, ``priority`` and the fields of ``schema``.
+    """Make the signature of an endpoint whose form has the fields of ``schema`` and those that each form has.
+
+    These are ``file``, ``from_job``, ``from_output`` and ``priority``.
 
     FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and descriptions that the
     schema has. The values arrive as they were sent: `validated` checks them, and `checked_files` the list that
@@ -38,13 +47,26 @@ def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
         raise ValueError(
             f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
         )
-    description = "The file to process. Repeat the field to process several in one job."
-    files = File(description=description, json_schema_extra={"minItems": 1, "maxItems": MAX_FILES})
-    uploads = Annotated[list[UploadFile], WrapValidator(_as_sent), files]
+    files = File(
+        description="The file to process. Repeat the field to process several in one job. Needed unless `from_job` is "
+        "given.",
+        json_schema_extra={"minItems": 1, "maxItems": MAX_FILES},
+    )
+    uploads = Annotated[list[UploadFile], WrapValidator(_files_as_sent), files]
+    earlier = Form(
+        description="A completed job of the same user: its outputs are the inputs, before any `file`.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,128}$"},
+    )
+    outputs = Form(
+        description="An output of `from_job`, by the name in the list of its outputs. Repeat the field for several, in "
+        "this order. Left out, all are taken.",
+    )
     urgency = Annotated[int, Form(ge=0, le=10, description="0 to 10, higher is more urgent.")]
     return inspect.Signature(
         [
-            _parameter("file", uploads),
+            _parameter("file", uploads, default=None),
+            _parameter(FROM_JOB, Annotated[str | None, WrapValidator(_as_sent), earlier], default=None),
+            _parameter(FROM_OUTPUT, Annotated[list[str], WrapValidator(_as_sent), outputs], default=None),
             *(_form_parameter(name, field) for name, field in fields.items()),
             _parameter("priority", urgency, default=5),
         ]
@@ -66,6 +88,20 @@ def checked_files(sent: Sequence[object]) -> list[UploadFile]:
 def too_many_files(most: int) -> RequestValidationError:
     """The refusal of an upload with more files than one job takes."""
     return _refused_files(f"One job takes at most {most} files; more were sent.", most + 1)
+
+
+def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
+    """Refuse a file that is sent as a field of text; a field that no form has is nobody's business.
+
+    Raises:
+        RequestValidationError: FastAPI answers it with 422, in its usual shape.
+    """
+    texts = {_form_name(name, field) for name, field in _form_fields(schema).items()} | _TAKEN - {"file"}
+    if name in texts:
+        message = "Text is needed here; a file was sent."
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": ("body", name), "msg": message, "input": None}]
+        )
 
 
 def early_faults(schema: type[BaseJobParams], sent: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
@@ -190,6 +226,13 @@ def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 def _as_sent(value: Any, _validate: Callable[[Any], Any]) -> Any:
     # The field's own validators would run a second time in the schema, where all of its rules are.
+    return value
+
+
+def _files_as_sent(value: Any, _validate: Callable[[Any], Any]) -> Any:
+    if None in value:
+        # In FastAPI's own words, and told together with what else is wrong.
+        raise PydanticCustomError("missing", "Field required")
     return value
 
 

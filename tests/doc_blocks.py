@@ -1,12 +1,15 @@
 """The fenced code blocks of the documentation."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+MASTER = "http://127.0.0.1:8000"
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<kind>file|not run): (?P<note>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -65,6 +68,42 @@ def commands_of(block: Block) -> list[str]:
     text = block.text.replace("\\\n", " ")
     lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
     return [command.strip() for line in lines if line for command in line.split("&&")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a ``curl`` command asks for; ``form`` has ``@name`` for a file."""
+
+    method: str
+    path: str
+    form: list[tuple[str, str]]
+    headers: dict[str, str]
+
+
+def request_of(command: str) -> Request:
+    """Read a ``curl`` command that asks the master; an option that is not known fails."""
+    program, *words = shlex.split(command)
+    assert program == "curl", command
+    options = iter(words)
+    method, path = "", ""
+    form: list[tuple[str, str]] = []
+    headers: dict[str, str] = {}
+    for word in options:
+        match word:
+            case "-F":
+                name, _, value = next(options).partition("=")
+                form.append((name, value))
+            case "-H":
+                name, _, value = next(options).partition(": ")
+                headers[name] = value
+            case "-X":
+                method = next(options)
+            case "-N" | "-O":
+                """How the answer is shown, or kept."""
+            case _:
+                assert word.startswith(MASTER), f"{command}: {word}"
+                path = word.removeprefix(MASTER)
+    return Request(method or ("POST" if form else "GET"), path, form, headers)
 
 
 def anchors_of(page: Path) -> set[str]:

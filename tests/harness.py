@@ -117,7 +117,14 @@ class Environment:
 
     def master(self, **variables: str) -> Process:
         port = free_port()
-        app = ["cl_ml_tools.app:create_app", "--factory", "--port", str(port)]
+        app = [
+            "cl_ml_tools.app:create_app",
+            "--factory",
+            "--http",
+            "cl_ml_tools.slow_headers:HeaderTimeout",
+            "--port",
+            str(port),
+        ]
         process = self.process([sys.executable, "-m", "uvicorn", *app], variables)
         process.url = f"http://127.0.0.1:{port}"
         return process

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from doc_blocks import PAGES, Block, anchors_of, blocks_of, commands_of, write_files
+from doc_blocks import PAGES, Block, anchors_of, blocks_of, commands_of, request_of, write_files
 from harness import PROBE_PLUGINS, ROOT, Environment, Process, ended, free_port, wait_until
 from PIL import Image
 
@@ -36,7 +36,7 @@ def blocks(language: str) -> list[Block]:
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    known = {"python", "bash", "toml", "yaml", "mermaid"}
+    known = {"python", "bash", "toml", "yaml", "mermaid", "json"}
     assert [str(block) for block in BLOCKS if block.language not in known and not block.not_run] == []
     assert [f"{block.page.name}: {block.not_run}" for block in BLOCKS if block.not_run] == NOT_RUN
     unnamed = [str(block) for block in blocks("python") if block.file is None]
@@ -134,13 +134,15 @@ def test_every_url_that_curl_asks_for_is_there(
     ]
     assert len(asked) >= 5
     for block, command in asked:
-        (url,) = re.findall(r"http://127.0.0.1:8000(/\S+)", command)
-        path = re.sub(r"/4b4c\.\.\.", "/{job_id}", url)
-        method = "post" if " -F " in command else "get"
-        assert method in paths[path], f"{block}: {command}"
+        request = request_of(command)
+        path = re.sub(r"/[0-9a-f]{4}\.\.\.", "/{job_id}", request.path.partition("?")[0])
+        path = re.sub(r"/outputs/[^/]+$", "/outputs/{name}", path)
+        assert request.method.lower() in paths[path], f"{block}: {command}"
 
 
-def test_every_toml_and_yaml_block_can_be_read() -> None:
+def test_every_toml_json_and_yaml_block_can_be_read() -> None:
+    for block in blocks("json"):
+        assert block.page.name == "http.md", "test_http_page.py compares them with what is answered"
     for block in blocks("toml"):
         tomllib.loads(block.text)
     assert blocks("yaml") == [], "read them here, when there are any"

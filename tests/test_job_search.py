@@ -104,13 +104,29 @@ def test_a_search_goes_on_through_many_that_do_not_match(
 ) -> None:
     for number in range(25):
         at(store, 1_800_000_000_000 + 1000 * number)
-        add(store, f"job-{number:02}", task_type="rare" if number in (0, 12) else "common")
+        add(store, f"job-{number:02}", created_by=None if number in (0, 12) else "bob")
     monkeypatch.setattr(redis_search, "SCANNED_AT_ONCE", 4)
-    assert all_pages(client, "task_type=rare") == [["job-12", "job-00"]]
+    assert all_pages(client, "task_type=probe") == [["job-12", "job-00"]]
     monkeypatch.setattr(redis_search, "MAX_ROUNDS", 2)
-    pages = all_pages(client, "task_type=rare")
+    pages = all_pages(client, "task_type=probe")
     assert [name for page in pages for name in page] == ["job-12", "job-00"]
     assert len(pages) == 4
+
+
+def test_a_search_looks_at_no_jobs_of_another_kind(
+    client: TestClient, store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        add(store, f"common-{number}", task_type="common")
+    for number in range(3):
+        add(store, f"rare-{number}", task_type="rare")
+    end(store, "rare-1")
+    monkeypatch.setattr(redis_search, "SCANNED_AT_ONCE", 4)
+    monkeypatch.setattr(redis_search, "MAX_ROUNDS", 1)
+    for query, found in (("task_type=rare", 3), ("status=completed", 1), ("task_type=rare&status=queued", 2)):
+        assert [len(page) for page in all_pages(client, query)] == [found]
+    store.delete("rare-1")
+    assert sorted(store.client.zrange(store.keys("type", "rare"), 0, -1)) == ["rare-0", "rare-2"]
 
 
 def test_everybody_finds_their_own_jobs_and_an_admin_all(client: TestClient, store: RedisJobStore) -> None:

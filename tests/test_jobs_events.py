@@ -3,8 +3,9 @@
 import asyncio
 import json
 import socket
+import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,23 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from harness import Process, wait_until
 from job_http import ADMIN, HERE, add, claim, end, job_app
 
 from cl_ml_tools.common.job_leases import Outcome, RequeueCause
 from cl_ml_tools.common.job_watcher import JobEvent, JobsWatcher
 from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.job_routes.events import EventsRoute
 from cl_ml_tools.stores import _event_history, _job_events
+from cl_ml_tools.stores._event_history import READERS
 from cl_ml_tools.stores._job_events import Mailbox
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
+from cl_ml_tools.submission.asking import MAX_ASKING
 
 Told = tuple[str, str, str]
 
@@ -294,7 +301,42 @@ def test_a_watch_that_takes_nothing_does_not_grow_without_end(monkeypatch: pytes
 # --- many at once
 
 
-@pytest.mark.long  # counts connections, which a busy machine multiplies
+def test_a_client_that_goes_while_it_is_told_is_no_error() -> None:
+    async def go(route_class: type[APIRoute]) -> None:
+        async def events() -> AsyncIterator[ServerSentEvent]:
+            for number in range(100):
+                yield ServerSentEvent(data=number)
+
+        router = APIRouter(route_class=route_class)
+        router.add_api_route("/events", events, response_class=EventSourceResponse)
+        app = FastAPI()
+        app.include_router(router)
+        requests = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            for request in requests:
+                return request
+            # All that lies between the events and the client is full: then it goes.
+            await asyncio.sleep(0.1)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        scope = {"type": "http", "method": "GET", "path": "/events", "headers": [], "query_string": b""}
+        await app({**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
+
+    asyncio.run(go(EventsRoute))
+    with pytest.raises(ExceptionGroup):  # else FastAPI has no need of it any more
+        asyncio.run(go(APIRoute))
+
+
+MOST_CONNECTIONS = MAX_ASKING + READERS + 2
+"""Of one master: those that ask, those that read, the one that follows the events; and the test's own."""
+
+
+@pytest.mark.long  # 500 clients take more than this machine's share
 def test_500_clients_of_one_master_are_told_every_change_over_a_handful_of_connections(
     start_master: Callable[..., Process], store: RedisJobStore, tmp_path: Path
 ) -> None:
@@ -303,7 +345,7 @@ def test_500_clients_of_one_master_are_told_every_change_over_a_handful_of_conne
     for job_id in jobs:
         add(store, job_id)
 
-    async def follow() -> tuple[list[Client], int]:
+    async def follow() -> tuple[list[Client], list[int]]:
         clients = [Client(master.url, f"/api/jobs/{jobs[number % 10]}/events") for number in range(400)]
         clients += [Client(master.url, "/api/jobs/events") for _ in range(100)]
         cut = clients[::10]  # 50 of them, of both kinds
@@ -321,17 +363,22 @@ def test_500_clients_of_one_master_are_told_every_change_over_a_handful_of_conne
         async with asyncio.timeout(60):
             while not all(client.told for client in clients):
                 await asyncio.sleep(0.05)
-        connections = 0
+        connections: list[int] = []
         lives = [live(store, job_id) for job_id in jobs]
         for step in range(1000):
             going = [next(one, "over") for one in lives]
             if step == 8:
                 for client in cut:
                     tasks[client].cancel()
+                await asyncio.gather(*(tasks[client] for client in cut), return_exceptions=True)
+                told = [len(client.told) for client in cut]
             if step == 30:
+                # A crash and the second attempt have begun meanwhile; nobody was told.
+                assert told == [len(client.told) for client in cut]
+                assert not any("completed" in client.statuses(job_id) for client in cut for job_id in jobs)
                 for client in cut:
                     tasks[client] = asyncio.create_task(client.read(at_end(client)))
-            connections = max(connections, len(store.client.client_list()))
+            connections.append(len(store.client.client_list()))
             await asyncio.sleep(0.02)
             if all(one == "over" for one in going):
                 break
@@ -352,6 +399,8 @@ def test_500_clients_of_one_master_are_told_every_change_over_a_handful_of_conne
                 if data.get("job_id") == job_id:
                     attempt = [*attempt, data["progress"]] if data["status"] == "processing" else []
                     assert attempt == sorted(attempt)
-    # The test's own is among them.
-    assert connections <= 16, connections
+    # One that is cut in the midst of a question costs another connection for a moment, so not the largest number.
+    assert statistics.median(connections) <= MOST_CONNECTIONS, connections
+    assert max(connections) < 50, connections
+    print(f"{statistics.median(connections):.0f} connections, at most {max(connections)}")
     assert "Traceback" not in master.output

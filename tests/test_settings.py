@@ -30,6 +30,7 @@ ANOTHER: dict[str, tuple[str, Any]] = {
     "max_files": ("7", 7),
     "min_free_bytes": ("0", 0),
     "max_unfinished_jobs": ("12", 12),
+    "slow_client_seconds": ("7", 7.0),
     "api_tokens": (f"ann:{'a' * 64}", f"ann:{'a' * 64}"),
     "admin_users": ("ann,bob", "ann,bob"),
     "cors_origins": ("https://a.example", "https://a.example"),

@@ -314,18 +314,21 @@ def test_a_schema_with_a_name_of_the_forms_own_is_refused_at_once(
 def test_openapi_describes_the_form_as_the_schema_does(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     operation = document["paths"]["/jobs/stamp"]["post"]
-    (reference,) = operation["requestBody"]["content"]["multipart/form-data"]["schema"].values()
+    reference = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
     form = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
     fields = form["properties"]
-    assert list(fields) == ["file", "text", "corner", "opacity", "colours", "shadow", "priority"]
-    assert form["required"] == ["file", "text"]
+    own = ["file", "from_job", "from_output"]
+    assert list(fields) == [*own, "text", "corner", "opacity", "colours", "shadow", "priority"]
+    assert form["required"] == ["text"], "and a file, or a job that has some"
     assert (fields["text"]["minLength"], fields["text"]["maxLength"]) == (1, 20)
     assert fields["text"]["description"] == "What to stamp."
     assert (fields["opacity"]["type"], fields["opacity"]["default"]) == ("number", 0.5)
     assert document["components"]["schemas"]["Corner"]["enum"] == ["top", "bottom"]
     assert fields["colours"]["items"] == {"type": "integer"}
     assert (fields["priority"]["minimum"], fields["priority"]["maximum"]) == (0, 10)
-    assert set(operation["responses"]) == {"200", "400", "413", "422", "429", "503", "507"}
+    assert set(operation["responses"]) == {
+        *("200", "400", "404", "408", "409", "413", "422", "429", "503", "507")
+    }
     accepted = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert accepted == {"$ref": "#/components/schemas/JobAccepted"}
 

@@ -95,7 +95,7 @@ def test_nothing_is_spooled(
 ) -> None:
     """Guards the private name by which Starlette is kept from reading the form."""
     monkeypatch.setattr(starlette.formparsers, "SpooledTemporaryFile", None)
-    monkeypatch.setattr("cl_ml_tools.submission.receiving.SpooledTemporaryFile", None)
+    monkeypatch.setattr("cl_ml_tools.submission.reception.SpooledTemporaryFile", None)
     answer = client.post("/jobs/probe", data={"size": "3"}, files={"file": ("a.bin", os.urandom(40_000))})
     assert answer.status_code == 200, answer.text
 

@@ -25,6 +25,20 @@ class SavedFile(TypedDict):
     hash: str
 
 
+class ReusedFile(TypedDict):
+    """What is known of an output that has become an input.
+
+    Keys:
+        filename: the name it has among the inputs.
+        path: its absolute path.
+        size: bytes.
+    """
+
+    filename: str
+    path: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
     """How much one upload may be.
@@ -82,4 +96,26 @@ class FileStorage(Protocol):
 
     def cleanup_job(self, job_id: str) -> bool:
         """Remove the job's directory and all in it; False when there is none."""
+        ...
+
+
+@runtime_checkable
+class ReusesOutputs(Protocol):
+    """A storage that makes an output of one job an input of another without sending its bytes through the master.
+
+    With any other storage the output is read, and saved as an upload is.
+    """
+
+    def reuse_output(self, job_id: str, source_job_id: str, name: str) -> ReusedFile:
+        """Make an output an input of another job, whole or not at all; it stays when its own job is removed.
+
+        Args:
+            job_id: whose input it becomes.
+            source_job_id: whose output it is.
+            name: the output's path below the directory of the outputs, with ``/``.
+
+        Raises:
+            FileNotFoundError: there is no such output.
+            StorageFullError: it had to be copied, and there is no room.
+        """
         ...

@@ -1,31 +1,13 @@
 """Whose jobs a request may see."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Path
 
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import Job
-from cl_ml_tools.submission import ask, creator_of
-
-
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """Who asks.
-
-    Attributes:
-        creator: the id that their jobs have as ``created_by``, or None for nobody.
-        is_admin: whether all jobs are theirs to see.
-    """
-
-    creator: str | None
-    is_admin: bool
-
-    def may_see(self, job: Job) -> bool:
-        """Whether the job is theirs. A repository that does not say whose a job is shows it to everybody."""
-        return self.is_admin or getattr(job, "created_by", self.creator) == self.creator
+from cl_ml_tools.submission import Viewer, ask, viewer_of
 
 
 class JobAccess:
@@ -50,8 +32,7 @@ class JobAccess:
         self.repository = repository
 
         async def viewer(user: Annotated[Any, Depends(get_current_user)]) -> Viewer:
-            sees_all = is_admin is not None and user is not None and bool(is_admin(user))
-            return Viewer(creator_of(user), sees_all)
+            return viewer_of(user, is_admin)
 
         async def visible_job(
             job_id: Annotated[str, Path(description="The id from the answer to the upload.")],

@@ -1,20 +1,25 @@
 """Following jobs: server-sent events."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+from anyio import BrokenResourceError
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobEvent, JobsWatcher, JobWatcher
 from cl_ml_tools.common.schemas import Job, JobStatus
-from cl_ml_tools.http_errors import problem_responses
-from cl_ml_tools.job_routes.access import JobAccess, Viewer
+from cl_ml_tools.http_errors import ProblemRoute, problem_responses
+from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.state import UNKNOWN_JOB
 from cl_ml_tools.job_routes.views import JobChange
-from cl_ml_tools.submission import ask
+from cl_ml_tools.submission import Viewer, ask
+
+logger = logging.getLogger(__name__)
 
 LastEventId = Annotated[str | None, Header(pattern=r"^\d{1,20}(-\d{1,20})?$")]
 
@@ -86,6 +91,20 @@ def add_events(router: APIRouter, access: JobAccess, watcher: JobWatcher) -> Non
         async for event in watcher.watch(job.job_id, after=last_event_id):
             yield await told(event, known)
             known = event.status
+
+
+class EventsRoute(ProblemRoute):
+    """A route whose clients may go at any moment, without an error in the server's log.
+
+    FastAPI lets an exception of its own out when a client goes while an event is on its way to it.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; see the class."""
+        try:
+            await super().handle(scope, receive, send)
+        except* BrokenResourceError:
+            logger.debug("a client went while it was told of jobs")
 
 
 class _Outcomes:

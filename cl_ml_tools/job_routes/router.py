@@ -11,7 +11,7 @@ from cl_ml_tools.common.job_watcher import JobWatcher
 from cl_ml_tools.http_errors import ERROR_TRANSLATION, UNAVAILABLE, ProblemRoute
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.control import add_control
-from cl_ml_tools.job_routes.events import add_events
+from cl_ml_tools.job_routes.events import EventsRoute, add_events
 from cl_ml_tools.job_routes.outputs import add_outputs
 from cl_ml_tools.job_routes.state import add_state
 
@@ -44,7 +44,9 @@ def create_job_router(
     access = JobAccess(repository, get_current_user, is_admin)
     # In this order: `/jobs/events` must not be taken for the job `events`.
     if watcher is not None:
-        add_events(router, access, watcher)
+        events = APIRouter(route_class=EventsRoute)
+        add_events(events, access, watcher)
+        router.include_router(events)
     add_state(router, access, watcher, file_storage)
     if file_storage is not None:
         add_outputs(router, access, file_storage)

@@ -7,6 +7,7 @@ every input an outcome of its own.
 from cl_ml_tools.pictures.batches import OutputNames, Report, paths_of, process_each
 from cl_ml_tools.pictures.converting import convert
 from cl_ml_tools.pictures.formats import FORMATS, PictureFormat, with_label
+from cl_ml_tools.pictures.lettering import Font, font_at, font_for, missing_in
 from cl_ml_tools.pictures.limits import picture_limits
 from cl_ml_tools.pictures.modes import flattened, in_colours, is_see_through
 from cl_ml_tools.pictures.notes import Notes
@@ -22,6 +23,7 @@ __all__ = [
     "FORMATS",
     "Encoding",
     "FitMode",
+    "Font",
     "Frame",
     "Notes",
     "OutputNames",
@@ -33,8 +35,11 @@ __all__ = [
     "convert",
     "fingerprint",
     "flattened",
+    "font_at",
+    "font_for",
     "in_colours",
     "is_see_through",
+    "missing_in",
     "open_picture",
     "paths_of",
     "picture_limits",

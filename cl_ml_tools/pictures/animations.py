@@ -48,7 +48,7 @@ def as_gif_frame(image: Image.Image, notes: Notes) -> Image.Image:
     if image.mode in ("1", "L") or (image.mode == "P" and not image.has_transparency_data):
         return image
     if not image.has_transparency_data:
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image.convert("RGB")
         if image.getcolors(256) is None:
             notes.add("The colours were reduced to 256: GIF has no more.")
         return image.quantize(256)

@@ -52,6 +52,7 @@ def convert(
         OSError: the file cannot be written.
     """
     notes = picture.notes
+    how = replace(how, is_photograph=picture.format.name == "JPEG")
     size = scale(picture.size).size if scale is not None else picture.size
     has_alpha, mode = False, ""
     if picture.frame_count > 1 and how.format.holds_frames:
@@ -61,7 +62,9 @@ def convert(
             notes.add(
                 f"Only the first of {picture.frame_count} frames was kept: {how.format.name} holds one."
             )
-        first = picture.first() if scale is None else scaled_first(picture, scale(picture.size))
+        first = (
+            picture.first() if scale is None else scaled_first(picture, scale(picture.size), loses=how.loses)
+        )
         has_alpha = how.background is None and is_see_through(first.image)
         mode = first.image.mode
         frames = iter([first])
@@ -74,7 +77,14 @@ def convert(
         frames = _changed(frames, change)
     path = names.claim(target, how.format.extension_for(mode))
     save_frames(frames, path, how, plays=picture.plays, rights=picture.rights, notes=notes)
-    return report(picture.path, path, notes)
+    written = report(picture.path, path, notes)
+    if how.format.holds_frames and written["frames"] < picture.frame_count:
+        # Encoders of animations do that; the durations are summed.
+        written["warnings"].append(
+            f"{picture.frame_count} frames became {written['frames']}: "
+            f"those that look like the one before are shown with it."
+        )
+    return written
 
 
 def _all_frames(picture: Picture, scale: Scale | None) -> Iterator[Frame]:

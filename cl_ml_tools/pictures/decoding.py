@@ -1,6 +1,7 @@
 """What decoders and encoders raise on bad pictures, as the error that names the file."""
 
 import errno
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ _RAISED_BY_CODECS = (
     struct.error,
     zlib.error,
 )
+
+# The encoders of WebP (by number) and AVIF say it so.
+_OUT_OF_MEMORY = re.compile(r"encoding error [12]$|out of memory", re.IGNORECASE)
 
 
 @contextmanager
@@ -57,12 +61,23 @@ def decoding(name: str) -> Iterator[None]:
 
 @contextmanager
 def encoding(name: str, picture_format: str) -> Iterator[None]:
-    """Turn what an encoder raises within, because the format cannot hold the picture, into `BadInputError`."""
+    """Turn what an encoder raises within, because the format cannot hold the picture, into `BadInputError`.
+
+    Args:
+        name: the file's name, for the message.
+        picture_format: that of the file.
+
+    Raises:
+        BadInputError: the format cannot hold the picture.
+        MemoryError: there is not enough of it.
+    """
     try:
         yield
     except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         if isinstance(error, BadInputError) or _is_of_the_system(error):
             raise
+        if _OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(f"{name} cannot be written as {picture_format}: not enough memory") from error
         raise BadInputError(f"{name} cannot be written as {picture_format}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from PIL import ExifTags, Image, ImageFile
 
 from cl_ml_tools.errors import BadInputError
-from cl_ml_tools.pictures.containers import count_frames
+from cl_ml_tools.pictures.containers import check_exif, count_frames
 from cl_ml_tools.pictures.containers.webp import with_true_flag
 from cl_ml_tools.pictures.decoding import decoding
 from cl_ml_tools.pictures.formats import FORMATS, PictureFormat
@@ -39,6 +39,8 @@ _TURNS = {
 
 # Of TIFF's tag NewSubfileType: a page that is a smaller version of another one, or a mask for it.
 _NO_PAGE_OF_ITS_OWN = 0b101
+
+_LARGEST_NUMBER = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class Picture:
     def read_exif(self, read: Callable[[Image.Exif], T]) -> T | None:
         """What ``read`` finds in the EXIF data; None, and a note, when that is damaged."""
         try:
+            check_exif(self._file.info.get("exif", b""), self.name, picture_limits())
             return read(self._file.getexif())
         except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
             self.notes.add("The EXIF data is damaged and was not used.")
@@ -190,9 +193,12 @@ class Picture:
         if self._file.mode != "F":
             return
         low, high = cast("tuple[float, float]", self._file.getextrema())
-        if not (math.isfinite(low) and math.isfinite(high)):
+        # The extremes pass over what is no number; the mean does not.
+        mean = cast("float", self._file.reduce(self._file.size).getpixel((0, 0)))
+        # Near the end of their range, numbers are no longer ones once a picture is resized.
+        if not (math.isfinite(mean) and max(-low, high) < _LARGEST_NUMBER):
             raise BadInputError(
-                f"{self.name} has values that are no numbers. Replace them, and send it again."
+                f"{self.name} has values that are no numbers, or are too large. Replace them, and send it again."
             )
 
     def _read_plays(self) -> int:
@@ -214,9 +220,13 @@ def open_picture(path: Path) -> Iterator[Picture]:
         BadInputError: the file is no picture in a format that is read, is damaged, or is too large.
         OSError: the file cannot be read at all.
     """
+    limits = picture_limits()
+    if Image.MAX_IMAGE_PIXELS is not None and limits.pixels > Image.MAX_IMAGE_PIXELS:
+        # Pillow's own limit is for the whole process. It is only raised, and only when ours was.
+        Image.MAX_IMAGE_PIXELS = limits.pixels
     with path.open("rb") as file:
         with decoding(path.name):
-            counted = count_frames(file, path.name, picture_limits())
+            counted = count_frames(file, path.name, limits)
             image = Image.open(with_true_flag(file), formats=list(FORMATS))
             picture = Picture(image, path, counted)
         yield picture

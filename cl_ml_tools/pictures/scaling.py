@@ -13,15 +13,25 @@ _REDUCING_GAP = 2.0
 
 _NOT_REDUCED = ("I;16",)
 
+# Where most of the time goes into resampling, and the file is to be lossy, a window of two lobes does it in two thirds
+# of the time of one of three: 47 dB from the exact outcome instead of 51, of which a JPEG of quality 85, which is 34 dB
+# from it, shows 0.1.
+_LARGE_PIXELS = 1_000_000
 
-def scaled_first(picture: Picture, scaling: Scaling) -> Frame:
+
+def scaled_first(picture: Picture, scaling: Scaling, *, loses: bool = False) -> Frame:
     """Decode the first frame of a picture and scale it; of a large JPEG no more is decoded than is needed.
+
+    Args:
+        picture: the picture.
+        scaling: for the picture as it is seen upright.
+        loses: whether it is written in a way that loses more than fast resampling does.
 
     Raises:
         BadInputError: it is damaged, or the outcome would be too large.
     """
     check_scaling(picture, scaling, 1)
-    return scaled(picture.first(at_least=scaling.whole_size), scaling)
+    return scaled(picture.first(at_least=scaling.whole_size), scaling, loses=loses)
 
 
 def check_scaling(picture: Picture, scaling: Scaling, frames: int) -> None:
@@ -33,12 +43,13 @@ def check_scaling(picture: Picture, scaling: Scaling, frames: int) -> None:
     picture_limits().check(f"{picture.name}, resized,", *scaling.size, frames)
 
 
-def scaled(frame: Frame, scaling: Scaling) -> Frame:
+def scaled(frame: Frame, scaling: Scaling, *, loses: bool = False) -> Frame:
     """The frame at another size, not turned yet: that is cheaper afterwards.
 
     Args:
         frame: left as it is.
         scaling: for the frame as it is seen upright.
+        loses: whether it is written in a way that loses more than fast resampling does.
     """
     lies = frame.orientation >= 5
     size = scaling.size[::-1] if lies else scaling.size
@@ -50,5 +61,7 @@ def scaled(frame: Frame, scaling: Scaling) -> Frame:
         return frame
     image = with_steady_pixels(frame.image)
     gap = None if image.mode in _NOT_REDUCED else _REDUCING_GAP
-    image = image.resize(size, Image.Resampling.LANCZOS, box, gap)
+    is_large = image.width * image.height > _LARGE_PIXELS
+    window = Image.Resampling.BICUBIC if loses and is_large else Image.Resampling.LANCZOS
+    image = image.resize(size, window, box, gap)
     return Frame(image, frame.duration_ms, frame.orientation)

@@ -20,6 +20,9 @@ REPLAY_EVENTS = 20_000
 MAX_EVENTS = 100_000
 """How many events the stream keeps at least; see scripts/_prelude.lua."""
 
+READERS = 4
+"""How many connections read at one time; others wait."""
+
 SNAPSHOT_JOBS = 10_000
 """How many jobs, the newest, are looked at when the stream does not reach back."""
 
@@ -41,7 +44,7 @@ class EventHistory:
     def __init__(self, client: Redis, keys: KeyNames, timeout_seconds: float) -> None:
         self._client, self._keys = client, keys
         self._timeout_seconds = timeout_seconds
-        self._reading = asyncio.Semaphore(4)
+        self._reading = asyncio.Semaphore(READERS)
 
     async def newest_id(self) -> str:
         """The id of the newest event; ``0-0`` before there is any."""

@@ -1,4 +1,4 @@
-"""One upload on its way to disk."""
+"""One upload on its way to disk, or another file that takes its place."""
 
 import errno
 import hashlib
@@ -15,6 +15,8 @@ from cl_ml_tools.file_names import distinct_name
 
 INCOMING_PREFIX = ".incoming-"
 """How the names of uploads begin that are not whole yet."""
+
+CHUNK_BYTES = 1024 * 1024
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -37,6 +39,7 @@ class Incoming:
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
         self._discarded = False
+        self._is_link = False
         self._lock = threading.Lock()
         self.size = 0
 
@@ -55,11 +58,32 @@ class Incoming:
             self._digest.update(chunk)
             self.size += len(chunk)
 
+    def take_over(self, source: Path) -> None:
+        """Be a file that is there already: under a second name, which costs nothing, or else as a copy.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StorageFullError: there is no room for a copy.
+        """
+        try:
+            with self._lock:
+                os.link(source, self._path, follow_symlinks=False)
+                self._is_link = True
+                self.size = self._path.stat().st_size
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # Another file system, one that has no links, too many of them, or a file of another user.
+            with source.open("rb", buffering=0) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    self.write(chunk)
+
     def keep(self, name: str) -> Path:
         """Give the upload its final name, or the nearest that is free, and return its path."""
         with self._lock, lack_of_room_told(self._job_dir):
             # Some file systems tell only here that there is no room.
-            self._opened().close()
+            if not self._is_link:
+                self._opened().close()
             final = self._claimed(self._job_dir / "input", name)
             try:
                 self._path.replace(final)

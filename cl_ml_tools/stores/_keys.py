@@ -20,6 +20,7 @@ KEYS = (
     _Key("jobs", ":jobs", False, "zset of job ids by creation time", "an entry as long as its job"),
     _Key("status", ":status:", True, "zset of job ids by creation time", "an entry as long as the status"),
     _Key("creator", ":creator:", True, "zset of job ids by creation time", "an entry as long as its job"),
+    _Key("type", ":type:", True, "zset of job ids by creation time", "an entry as long as its job"),
     _Key("queued", ":queued:", True, "zset of job ids by sequence; one for each line", "while queued"),
     _Key("sequences", ":sequences", False, "hash of line to the last sequence number", "for ever; small"),
     _Key("seen", ":seen", False, "hash of line to the highest delivered number", "for ever; small"),

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, SavedFile, UploadLimits
+from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, ReusedFile, SavedFile, UploadLimits
 from cl_ml_tools.errors import InvalidJobIdError, UploadTooLargeError
 from cl_ml_tools.file_names import check_job_id, safe_file_name
-from cl_ml_tools.stores._incoming import INCOMING_PREFIX, Incoming, lack_of_room_told
+from cl_ml_tools.output_files import find_output
+from cl_ml_tools.stores._incoming import CHUNK_BYTES, INCOMING_PREFIX, Incoming, lack_of_room_told
 
 _DOOMED_PREFIX = ".removing-"
-_CHUNK_BYTES = 1024 * 1024
 _T = TypeVar("_T")
 
 
@@ -114,6 +114,34 @@ class LocalFileStorage:
             incoming.write(chunk)
         return None if name is None else incoming.keep(name)
 
+    def reuse_output(self, job_id: str, source_job_id: str, name: str) -> ReusedFile:
+        """Make an output of one job an input of another, whole or not at all.
+
+        It becomes a hard link: no byte is written, and it stays when either job is removed. Where there can be no
+        link it is copied. The job's directories are made if need be.
+
+        Args:
+            job_id: whose input it becomes.
+            source_job_id: whose output it is.
+            name: the output's path below the directory of the outputs, with ``/``.
+
+        Raises:
+            FileNotFoundError: there is no such output.
+            StorageFullError: it had to be copied, and the disk or the quota is full.
+        """
+        source = find_output(self.get_output_path(source_job_id), name)
+        if source is None:
+            raise FileNotFoundError(f"job {source_job_id} has no output {name!r}")
+        self.create_job_directory(job_id)
+        incoming = Incoming(self._job_dir(job_id), min_free_bytes=self.min_free_bytes)
+        try:
+            incoming.take_over(source.path)
+            path = incoming.keep(safe_file_name(name))
+        except BaseException:
+            incoming.discard()
+            raise
+        return ReusedFile(filename=path.name, path=str(path), size=incoming.size)
+
     def cleanup_job(self, job_id: str) -> bool:
         """Remove the job's directory and all in it; False when there is none.
 
@@ -190,9 +218,9 @@ async def _read(file: Any) -> bytes:
     """The file's next chunk; empty at its end."""
     chunk: bytes
     if inspect.iscoroutinefunction(file.read):
-        chunk = await file.read(_CHUNK_BYTES)
+        chunk = await file.read(CHUNK_BYTES)
         return chunk
-    answer = await _in_thread(partial(file.read, _CHUNK_BYTES))
+    answer = await _in_thread(partial(file.read, CHUNK_BYTES))
     # A wrapper's plain method may hand out the awaitable of what it wraps.
     chunk = await answer if inspect.isawaitable(answer) else answer
     return chunk

@@ -17,7 +17,8 @@ MAX_ROUNDS = 20
 def find_jobs(scripts: ScriptRunner, query: JobQuery) -> JobPage:
     """See `cl_ml_tools.common.job_control.FindsJobs.find_jobs`.
 
-    Takes time by the jobs that are looked at: those of the creator or in the status, whichever are fewer.
+    Takes time by the jobs that are looked at: those of the creator, in the status or of the type,
+    whichever are fewest.
 
     Raises:
         StoreUnavailableError: the server does not answer.

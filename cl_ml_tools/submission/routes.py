@@ -15,8 +15,9 @@ from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION, problem_responses
 from cl_ml_tools.submission.accepting import accept_job
 from cl_ml_tools.submission.asking import ask
-from cl_ml_tools.submission.receiving import Received, SavedUpload, UploadRoute, receiver
-from cl_ml_tools.upload_form import checked_files, form_signature, validated
+from cl_ml_tools.submission.receiving import UploadRoute, receiver
+from cl_ml_tools.submission.reception import Received, SavedUpload
+from cl_ml_tools.upload_form import FROM_JOB, FROM_OUTPUT, checked_files, form_signature, validated
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -69,8 +70,9 @@ def upload_route(
     """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes files and makes one job of them.
 
     The form has ``file``, which may be repeated, ``priority`` and each field of the schema that a form can carry:
-    text, numbers, booleans, choices, and lists of them. Files go to the storage while they arrive; fields that come
-    before them are checked first, and nothing stays unless the schema finds everything valid.
+    text, numbers, booleans, choices, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
+    outputs of another job inputs, before any file. Files go to the storage while they arrive; fields that come before
+    them are checked first, and nothing stays unless the schema finds everything valid.
 
     Args:
         task_type: the task that does the jobs.
@@ -79,7 +81,7 @@ def upload_route(
             returns is reduced to a safe name, and numbered when another output has it.
 
     Raises:
-        ValueError: a field of the schema is named ``file`` or ``priority``.
+        ValueError: a field of the schema is named ``file``, ``from_job``, ``from_output`` or ``priority``.
     """
 
     def create_router(
@@ -88,6 +90,9 @@ def upload_route(
         async def submit(file: list[SavedUpload], priority: int, **values: Any) -> JobAccepted:
             received: Received = values.pop(_RECEIVED)
             response: Response = values.pop("response")
+            for name in (FROM_JOB, FROM_OUTPUT):
+                # Its files are among the others.
+                values.pop(name)
             key: str | None = values.pop(_KEY, None)
             files = cast("list[SavedUpload]", checked_files(file))
             params = validated(schema, values, [upload.name for upload in files])
@@ -125,10 +130,12 @@ def upload_route(
             methods=["POST"],
             response_model=JobAccepted,
             response_model_exclude_none=True,
-            responses={**ERROR_RESPONSES, **(_CONFLICT if knows_again else {})},
+            responses={**ERROR_RESPONSES, **(_CONFLICTS if knows_again else _CONFLICT)},
+            openapi_extra=_INPUTS_NEEDED,
             summary=f"Submit a job: {task_type}",
             description="Saves the file, or several, and queues one job for them. Follow the job by the id in "
-            "the answer. Fields that stand before the files are checked before these are received.",
+            "the answer. Fields that stand before the files are checked before these are received. With `from_job` "
+            "the job takes the outputs of another one: nothing needs to be uploaded.",
             tags=["jobs"],
         )
         return router
@@ -147,7 +154,23 @@ async def _is_served(repository: JobRepository, task_type: str) -> bool | None:
     return service.workers.get(task_type, 0) > 0
 
 
-_CONFLICT = problem_responses({409: "The idempotency key was used for something else."})
+_NOT_COMPLETED = "The job of `from_job` is not completed."
+_UNKNOWN = problem_responses({404: "There is no job as `from_job` says."})
+_CONFLICT = {**_UNKNOWN, **problem_responses({409: _NOT_COMPLETED})}
+_CONFLICTS = {
+    **_UNKNOWN,
+    **problem_responses({409: f"The idempotency key was used for something else. {_NOT_COMPLETED}"}),
+}
+
+# Merged into what FastAPI says of the form, where neither field is required.
+_INPUTS_NEEDED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": {"anyOf": [{"required": ["file"]}, {"required": [FROM_JOB]}]}}
+        },
+    }
+}
 
 
 def _signature(schema: type[BaseJobParams], receive: Callable[..., Any], knows_again: bool) -> Signature:

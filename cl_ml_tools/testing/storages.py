@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from cl_ml_tools.common.file_storage import FileStorage
+from cl_ml_tools.common.file_storage import FileStorage, ReusesOutputs
 
 
 class FileStorageContract:
@@ -71,6 +71,22 @@ class FileStorageContract:
             return
         paths = [Path(str(self._save(storage, "cat.png", content)["path"])) for content in (b"1", b"2")]
         assert [path.read_bytes() for path in paths] == [b"1", b"2"]
+
+    def test_an_output_that_becomes_an_input_outlives_its_job(self, storage: FileStorage) -> None:
+        if not isinstance(storage, ReusesOutputs):
+            return
+        storage.create_job_directory("a")
+        (Path(storage.get_output_path("a")) / "cat.png").write_bytes(b"meow")
+        reused = storage.reuse_output("b", "a", "cat.png")
+        assert storage.cleanup_job("a") is True
+        assert (reused["filename"], reused["size"]) == ("cat.png", 4)
+        assert Path(reused["path"]).read_bytes() == b"meow"
+        assert Path(storage.get_input_path("b")) in Path(reused["path"]).parents
+        try:
+            storage.reuse_output("b", "a", "cat.png")
+        except FileNotFoundError:
+            return
+        raise AssertionError("an output that is not there was reused")
 
     def _save(self, storage: FileStorage, name: str, content: bytes) -> dict[str, object]:
         storage.create_job_directory("a")

@@ -1,5 +1,6 @@
 """Files that are sent to break something, made here."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -38,6 +39,12 @@ def jpeg_segments(*segments: tuple[int, bytes]) -> bytes:
     )
     whole = encoded("JPEG")
     return whole[:2] + added + whole[2:]
+
+
+def exif_of_shared_tags() -> bytes:
+    """EXIF data of 2700 tags that are the same half of it."""
+    tags = b"".join(struct.pack("<HHII", 0x9A00 + number, 7, 32_000, 32_500) for number in range(2700))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2700) + tags + bytes(65_000 - 16 - len(tags))
 
 
 def jpeg_of_many_scans(scans: int) -> bytes:
@@ -84,6 +91,37 @@ def tiff_of_many_tiles() -> bytes:
     return tiff(entries, tail=bytes(200 + 4 * count))
 
 
+def tiff_of_shared_tags() -> bytes:
+    """A compressed TIFF with 3000 tags that are the same ten megabytes: libtiff reads each of them."""
+    whole, size = encoded("TIFF", compression="tiff_lzw"), 10_000_000
+    (place,) = struct.unpack_from("<I", whole, 4)
+    (count,) = struct.unpack_from("<H", whole, place)
+    entries = [struct.unpack_from("<HHII", whole, place + 2 + 12 * number) for number in range(count)]
+    entries += [(0xA000 + number, 7, size, 8) for number in range(3000)]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    whole += bytes(size + len(whole) % 2)
+    return whole[:4] + struct.pack("<I", len(whole)) + whole[8:] + directory + bytes(4)
+
+
+def tiff_with_numbers(tag: int, kind: int, size: int) -> bytes:
+    """A TIFF in which this tag has five million numbers."""
+    entries = [entry for entry in tiff_page() if entry[0] != tag] + [(tag, kind, 5_000_000, 200)]
+    return tiff(sorted(entries), tail=bytes(200 + size * 5_000_000))
+
+
+def tiff_tile(width: int, height: int) -> bytes:
+    tile = [(259, 3, 1, 5), (322, 4, 1, width), (323, 4, 1, height), (324, 4, 1, 8), (325, 4, 1, 64)]
+    return tiff(sorted([*tiff_page()[:4], *tile]), tail=bytes(1000))
+
+
+def avif_that_says(width: int, height: int, real: tuple[int, int] = (8000, 8000)) -> bytes:
+    """An AVIF whose file and whose stream do not agree in their size."""
+    buffer = BytesIO()
+    Image.new("L", real, 90).save(buffer, "AVIF", speed=10, quality=10)
+    box = b"ispe" + bytes(4)
+    return buffer.getvalue().replace(box + struct.pack(">II", *real), box + struct.pack(">II", width, height))
+
+
 def webp_header(width: int, height: int, frames: int = 0) -> bytes:
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     parts = b"VP8X" + struct.pack("<I", 10) + bytes([2, 0, 0, 0]) + canvas
@@ -125,22 +163,48 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
         struct.pack(">HBHH", 17, 8, 64, 64), struct.pack(">HBHH", 17, 8, 65535, 65535)
     ),
     "jpeg of 1000 scans": lambda: jpeg_of_many_scans(1000),
+    "jpeg with exif whose tags lie on each other": lambda: jpeg_segments((0xE1, exif_of_shared_tags())),
+    "jpeg of 90 scans of 49 megapixels": lambda: jpeg_of_many_scans(80),
     "jpeg with junk between its parts": lambda: (
         encoded("JPEG")[:20] + bytes(30_000_000) + encoded("JPEG")[20:]
     ),
     "jpeg with megabytes of exif": lambda: jpeg_segments(*[(0xE1, b"Exif\0\0" + bytes(65000))] * 100),
     "webp canvas of 16383 x 16383": lambda: webp_header(16383, 16383),
     "webp canvas of 16777216 x 16777216": lambda: webp_header(2**24, 2**24),
+    "webp that is larger than it says": lambda: (
+        webp_header(10, 10)[:20] + bytes(4) + webp_header(10, 10)[24:30] + encoded("WEBP", (4000, 4000))[12:]
+    ),
     "webp, 5000 frames": lambda: webp_header(1, 1, 5000),
     "tiff of 65535 x 65535": lambda: tiff(tiff_page(65535, 65535)),
     "tiff, 5000 pages": lambda: tiff(*[tiff_page()] * 5000),
     "tiff, 20 pages of 4 megapixels": lambda: tiff(*[tiff_page(2000, 2000)] * 20, tail=bytes(100)),
     "tiff of millions of tiles": tiff_of_many_tiles,
+    "tiff whose tags lie on each other": tiff_of_shared_tags,
+    "tiff with millions of sample sizes": lambda: tiff_with_numbers(258, 3, 2),
+    "tiff with millions of fractions": lambda: tiff_with_numbers(282, 5, 8),
+    "tiff with a tile of 900 megapixels": lambda: tiff_tile(30000, 30000),
+    "avif that is larger than it says": lambda: avif_that_says(64, 64),
+    "avif that says it has 900 megapixels": lambda: avif_that_says(30000, 30000, (64, 64)),
+    "avif of 1001 frames": lambda: encoded(
+        "AVIF",
+        (2, 2),
+        save_all=True,
+        append_images=[Image.new("RGB", (2, 2), (n, 0, 0)) for n in range(1000)],
+    ),
+    "icns": lambda: encoded("ICNS"),
+    "jpeg 2000": lambda: encoded("JPEG2000"),
     "tiff whose data lies beyond its end": lambda: b"II+\0\x08\0\0\0" + b"\xff" * 7 + b"\x7f",
     "tiff, big, wrong way round": lambda: b"MM\0+" + bytes(20),
     "png of 400000 chunks": lambda: png(9, 9, *[chunk(b"teSt", b"")] * 400_000),
     "png with many profiles": lambda: png(
         9, 9, *[chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**6)))] * 2000
+    ),
+    "png with a profile that is a bomb": lambda: png(
+        9, 9, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))
+    ),
+    "png of 2000 million frames": lambda: png(9, 9, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))),
+    "png of 900 frames that are not there": lambda: png(
+        9, 9, chunk(b"acTL", struct.pack(">II", 900, 0)), pixels=bytes(90)
     ),
     "png with text that is a bomb": lambda: png(9, 9, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))),
     "bmp, large, run-length coded": lambda: bmp(60000, 800, 1, b"\1\0\0\0" * 800),
@@ -155,6 +219,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "cut gif in its pixels": lambda: encoded("GIF")[:1500],
     "cut tiff": lambda: encoded("TIFF")[:1000],
     "cut avif": lambda: encoded("AVIF")[:400],
+    "png whose pixels are said to take two gigabytes": lambda: re.sub(
+        rb"....IDAT", b"\x7f\xff\xff\xffIDAT", png(9, 9, pixels=bytes(90)), flags=re.DOTALL
+    ),
     "png without its pixels": lambda: encoded("PNG").replace(b"IDAT", b"IDAX"),
 }
 """What has to be refused, by name."""

@@ -54,7 +54,7 @@ def see_through(pixels: Pixels) -> Pixels:
 def cut_out(pixels: Pixels) -> Pixels:
     """The picture with a right quarter that is not there."""
     seen = pixels.copy()
-    seen[:, 45:, 3] = 0
+    seen[:, 44:, 3] = 0
     return seen
 
 
@@ -125,6 +125,7 @@ class Kind:
         seen: what each frame shows, upright.
         swapped: whether its profile has changed places of red and green.
         is_timed: whether the frames have durations.
+        has_edges: whether it has hard ones, which lossy formats blur.
         loss: how far, in 256ths on the average, the file itself is from what is to be seen.
     """
 
@@ -134,7 +135,8 @@ class Kind:
     seen: Sequence[Pixels]
     swapped: bool = False
     is_timed: bool = False
-    loss: float = 0.6
+    has_edges: bool = False
+    loss: float = 0.1
 
 
 def lay_down(pixels: Pixels, orientation: int) -> Pixels:
@@ -181,7 +183,7 @@ def _kinds() -> dict[str, Kind]:
             ".jpg",
             saved(image(lay_down(plain, 6), "RGB"), "JPEG", quality=95, exif=exif(6)),
             [plain],
-            loss=2,
+            loss=0.8,
         ),
         "jpeg-profile": Kind(
             "JPEG with an ICC profile that is not sRGB",
@@ -189,11 +191,15 @@ def _kinds() -> dict[str, Kind]:
             saved(image(swap, "RGB"), "JPEG", quality=95, icc_profile=SWAPPED),
             [plain],
             swapped=True,
-            loss=2,
+            loss=0.8,
         ),
-        "jpeg-cmyk": Kind("JPEG in CMYK", ".jpg", saved(cmyk, "JPEG", quality=95), [plain], loss=2),
+        "jpeg-cmyk": Kind("JPEG in CMYK", ".jpg", saved(cmyk, "JPEG", quality=95), [plain], loss=0.3),
         "jpeg-grey": Kind(
-            "JPEG in grey", ".jpg", saved(image(grey(plain), "L"), "JPEG", quality=95), [grey(plain)], loss=2
+            "JPEG in grey",
+            ".jpg",
+            saved(image(grey(plain), "L"), "JPEG", quality=95),
+            [grey(plain)],
+            loss=0.2,
         ),
         "png-alpha": Kind(
             "PNG with shades of transparency", ".png", saved(image(faded, "RGBA"), "PNG"), [faded]
@@ -206,14 +212,15 @@ def _kinds() -> dict[str, Kind]:
             ".png",
             saved(palette, "PNG", transparency=36),
             [palette_seen],
-            loss=3,
+            has_edges=True,
         ),
         "png-1-bit": Kind(
             "PNG in black and white",
             ".png",
             saved(image(dotted(), "L").convert("1"), "PNG"),
             [dotted()],
-            loss=2,
+            has_edges=True,
+            loss=1.6,
         ),
         "png-16-bit": Kind(
             "PNG in grey of 16 bits",
@@ -238,7 +245,8 @@ def _kinds() -> dict[str, Kind]:
             ),
             cut,
             is_timed=True,
-            loss=6,
+            has_edges=True,
+            loss=3.2,
         ),
         "webp-animated": Kind(
             "WebP, animated, with shades of transparency",
@@ -273,7 +281,7 @@ def _kinds() -> dict[str, Kind]:
             [plain],
         ),
         "tiff-lab": Kind(
-            "TIFF in LAB", ".tif", saved(Image.fromarray(lab_bytes, "LAB"), "TIFF"), [from_lab(lab)], loss=2
+            "TIFF in LAB", ".tif", saved(Image.fromarray(lab_bytes, "LAB"), "TIFF"), [from_lab(lab)], loss=0.3
         ),
         "tiff-float": Kind(
             "TIFF in grey, with fractions from 0 to 1",
@@ -282,7 +290,7 @@ def _kinds() -> dict[str, Kind]:
             [grey(plain)],
         ),
         "bmp": Kind("BMP", ".bmp", saved(image(plain, "RGB"), "BMP"), [plain]),
-        "avif": Kind("AVIF", ".avif", saved(image(plain, "RGB"), "AVIF", quality=95), [plain], loss=2),
+        "avif": Kind("AVIF", ".avif", saved(image(plain, "RGB"), "AVIF", quality=95), [plain], loss=0.6),
     }
 
 

@@ -57,6 +57,13 @@ def distance(left: Pixels, right: Pixels) -> float:
     return max(float(np.abs(on(ground, left) - on(ground, right)).mean()) * 256 for ground in (0.0, 1.0))
 
 
+def moved(pixels: Pixels) -> list[Pixels]:
+    """The picture a pixel to the left, right, up and down."""
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), "edge")
+    return [padded[y : y + height, x : x + width] for y, x in ((1, 0), (1, 2), (0, 1), (2, 1))]
+
+
 def all_or_nothing(pixels: Pixels) -> Pixels:
     """The picture with what is less than half opaque transparent, and all else opaque."""
     seen = pixels.copy()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_pictures import jpeg_segments
 from picture_jobs import only_report, run
 from picture_kinds import SRGB, SWAPPED, exif, image, scene, see_through
 from PIL import Image, ImageCms, PngImagePlugin, features
@@ -158,11 +159,14 @@ def test_fractions_keep_their_meaning_or_are_stretched(
     assert (done.getpixel((0, 0)), done.getpixel((1, 1))) == greys
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
 def test_fractions_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
-    Image.fromarray(np.array([[value, 1.0]], np.float32)).save(tmp_path / "source.tif")
-    with pytest.raises(BadInputError, match=r"source\.tif has values that are no numbers"):
-        convert(tmp_path / "source.tif", "png", tmp_path)
+    for at in (0, 7, 11):
+        values = np.ones((3, 4), np.float32)
+        values.flat[at] = value
+        Image.fromarray(values).save(tmp_path / "source.tif")
+        with pytest.raises(BadInputError, match=r"source\.tif has values that are no numbers"):
+            convert(tmp_path / "source.tif", "png", tmp_path)
 
 
 # --- options
@@ -303,6 +307,35 @@ def test_the_rights_of_a_png_are_read_from_its_text(tmp_path: Path) -> None:
     assert b"secret" not in content
 
 
+def test_the_rights_are_read_from_iptc_and_from_xmp_where_exif_has_none(tmp_path: Path) -> None:
+    def dataset(number: int, text: str) -> bytes:
+        return b"\x1c\x02" + bytes([number]) + struct.pack(">H", len(text.encode())) + text.encode()
+
+    iptc = dataset(5, "a title") + dataset(80, "Ada") + dataset(116, "© Ada")
+    resource = b"8BIM" + struct.pack(">H", 0x0404) + bytes(2) + struct.pack(">I", len(iptc)) + iptc
+    xmp = (
+        b"<x:xmpmeta><rdf:RDF><rdf:Description><dc:creator><rdf:Seq><rdf:li>Bob</rdf:li></rdf:Seq></dc:creator>"
+        b"<dc:rights>\n<rdf:Alt>\n<rdf:li xml:lang='x-default'>Bob &amp; Co</rdf:li></rdf:Alt></dc:rights>"
+        b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    segments = {
+        "iptc": (0xED, b"Photoshop 3.0\0" + resource),
+        "xmp": (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp),
+    }
+    for name, segment in segments.items():
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg_segments(segment))
+    image(scene(), "RGB").save(tmp_path / "iptc.tif", tiffinfo={33723: iptc})
+    for name, rights in (
+        ("iptc.jpg", ("Ada", "© Ada")),
+        ("iptc.tif", ("Ada", "© Ada")),
+        ("xmp.jpg", ("Bob", "Bob & Co")),
+    ):
+        _, report = convert(tmp_path / name, "webp", tmp_path)
+        with Image.open(report["output_path"]) as file:
+            assert (file.getexif()[0x013B], file.getexif()[0x8298]) == rights
+            assert "xmp" not in file.info
+
+
 def test_where_there_is_no_place_for_the_rights_a_comment_or_a_warning_is_left(tmp_path: Path) -> None:
     image(scene(), "RGB").save(tmp_path / "source.jpg", exif=exif(artist="Ada", copyright="Ada 2024"))
     done, _ = convert(tmp_path / "source.jpg", "gif", tmp_path)
@@ -344,6 +377,22 @@ def test_an_animation_is_shown_as_often_as_before(
     assert loop == ((plays - 1 if plays > 1 else None if plays else 0) if target == "gif" else plays)
 
 
+@pytest.mark.parametrize("target", ["gif", "png", "webp"])
+def test_what_a_later_frame_leaves_free_does_not_show_the_one_before(target: str, tmp_path: Path) -> None:
+    whole, half, nothing = (
+        Image.new("RGBA", (20, 20), "red"),
+        Image.new("RGBA", (20, 20)),
+        Image.new("RGBA", (20, 20)),
+    )
+    half.paste("red", (10, 0, 20, 20))
+    whole.save(tmp_path / "a.png", save_all=True, append_images=[half, nothing, whole], duration=80)
+    _, report = convert(tmp_path / "a.png", target, tmp_path)
+    with pictures.open_picture(Path(report["output_path"])) as picture:
+        frames = [frame.image.convert("RGBA") for frame in picture.frames()]
+    seen = [(frame.getpixel((3, 3))[3], frame.getpixel((15, 3))[3]) for frame in frames]  # type: ignore[index]  # RGBA
+    assert seen == [(255, 255), (0, 255), (0, 0), (255, 255)]
+
+
 def test_the_default_picture_of_an_apng_is_no_frame(tmp_path: Path) -> None:
     default, *frames = [Image.new("RGB", (20, 20), colour) for colour in ("white", "red", "blue")]
     default.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=50)
@@ -352,6 +401,18 @@ def test_the_default_picture_of_an_apng_is_no_frame(tmp_path: Path) -> None:
     assert done.convert("RGB").getpixel((3, 3))[0] > 240  # type: ignore[index]  # RGB has three
     still, _ = convert(tmp_path / "a.png", "bmp", tmp_path)
     assert still.getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("target", ["gif", "png", "webp"])
+def test_frames_that_are_alike_are_joined_and_it_is_told(target: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "red", "blue", "blue")]
+    pages = tmp_path / "a.tif"
+    frames[0].save(pages, save_all=True, append_images=frames[1:])
+    _, report = convert(pages, target, tmp_path)
+    expected = 2 if report["format"] in ("GIF", "PNG") else report["frames"]
+    assert report["frames"] == expected
+    told = f"4 frames became {report['frames']}: those that look like the one before are shown with it."
+    assert (told in report["warnings"]) == (report["frames"] < 4)
 
 
 def test_pages_of_different_sizes_are_centred_in_an_animation(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hostile_pictures import HOSTILE, chunk, encoded, gif, png
 from picture_jobs import run
+from PIL import Image
 
 from cl_ml_tools import ComputeModule
 from cl_ml_tools.errors import BadInputError
@@ -51,16 +55,27 @@ def refuse(path):
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"outcome": outcome, "seconds": seconds, "megabytes": (after.ru_maxrss - before.ru_maxrss) / 1024}
 
+# What asks for more than there can be is not refused but fails.
+resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000,) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):
     reading, writing = os.pipe()
     if not os.fork():
+        # One that is not refused shall not hide what becomes of the others.
+        resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
         os.write(writing, json.dumps({path.name: refuse(path)}).encode())
         os._exit(0)
     os.close(writing)
     os.wait()
-    print(os.read(reading, 100000).decode(), flush=True)
+    print(os.read(reading, 100000).decode() or "{}", flush=True)
     os.close(reading)
 """
+
+
+def exif_of_numbers(kind: int) -> bytes:
+    """EXIF data whose exposure time is four megabytes."""
+    count = 4_000_000 // (8 if kind == 5 else 1)
+    main = b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHIII", 0x8769, 4, 1, 26, 0)
+    return main + struct.pack("<H", 1) + struct.pack("<HHIII", 0x829A, kind, count, 44, 0) + bytes(4_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +96,7 @@ def test_it_is_refused_within_a_second_and_200_megabytes(
     name: str, measured: dict[str, dict[str, Any]]
 ) -> None:
     result = measured[name]
+    assert result, "its process died"
     assert result["outcome"] != "accepted"
     assert result["outcome"].split(".png ")[0].isdigit(), "it names the file"
     assert result["seconds"] < 1
@@ -129,6 +145,42 @@ def test_the_limits_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_picture(tmp_path / "a.gif"),
     ):
         pass
+
+
+def test_a_limit_that_was_raised_above_pillows_own_is_the_one_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("CL_ML_TOOLS_MAX_PICTURE_PIXELS", "4096")
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(ImageConversionTask(), tmp_path / "a.png", tmp_path / "out.png", format="png")
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        exif_of_numbers(7),
+        exif_of_numbers(5),
+        b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHIII", 0x8769, 4, 1, 8, 8),
+    ],
+    ids=["megabytes", "fractions", "in a circle"],
+)
+def test_exif_data_that_is_a_bomb_is_told_and_costs_little(exif: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(9, 9, chunk(b"eXIf", exif), pixels=bytes(90)))
+    before = time.process_time()
+    output = run(ImageMetadataTask(), tmp_path / "a.png", [], gps=True)
+    assert time.process_time() - before < 1
+    assert len(json.dumps(output)) < 2000
+
+
+def test_metadata_of_thousands_of_tags_is_cut(tmp_path: Path) -> None:
+    tags = b"".join(struct.pack("<HHII", 0x9A00 + number, 2, 4, 0x41414141) for number in range(4000))
+    exif = b"II*\0" + struct.pack("<IH", 8, 4000) + tags + bytes(4)
+    (tmp_path / "a.png").write_bytes(png(9, 9, chunk(b"eXIf", exif), pixels=bytes(90)))
+    (report,) = run(ImageMetadataTask(), tmp_path / "a.png", [])["files"]
+    assert len(report["exif"]) == 500
 
 
 def test_an_address_space_that_is_bounded_ends_in_an_error_and_not_in_a_death(tmp_path: Path) -> None:

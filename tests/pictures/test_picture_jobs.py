@@ -9,16 +9,18 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from picture_jobs import run
-from picture_kinds import image, scene
+from picture_kinds import KINDS, image, scene
 from PIL import Image
 from plain_implementations import MemoryRepository
 from pydantic import ValidationError
 
-from cl_ml_tools import BaseJobParams, ComputeModule
+from cl_ml_tools import BaseJobParams, ComputeModule, Job
 from cl_ml_tools.errors import BadInputError, JobStopped
+from cl_ml_tools.execution.limits import retry_for
 from cl_ml_tools.master import create_master_router
 from cl_ml_tools.registry import load_tasks
 from cl_ml_tools.stores.local_files import LocalFileStorage
+from cl_ml_tools.testing import check_plugin
 
 FORMS: dict[str, dict[str, Any]] = {
     "image_resize": {"width": 8, "height": 6},
@@ -66,6 +68,17 @@ def outputs_for(task: ComputeModule[Any], inputs: list[Path], folder: Path) -> l
     count = 1 if task.task_type == "contact_sheet" else len(inputs)
     folder.mkdir(exist_ok=True)
     return [folder / f"{number}-{path.name}" for number, path in enumerate(inputs)][:count]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plugin_takes_every_kind_of_picture(
+    kind: str, name: str, task: ComputeModule[Any], tmp_path: Path
+) -> None:
+    source = tmp_path / f"source{KINDS[kind].extension}"
+    KINDS[kind].write(source)
+    output = run(task, source, outputs_for(task, [source], tmp_path / "out"), **FORMS[name])
+    assert not output["partly_failed"]
+    assert all(Path(path).is_file() for path in output["processed_files"])
 
 
 # --- several files
@@ -279,3 +292,21 @@ def test_a_picture_keeps_its_pixels_where_only_its_copyright_is_asked_for(cat: P
     # Reports are read from the files: a task that told of another file than it wrote would be found here.
     with Image.open(cat) as file:
         assert file.size == (60, 40)
+
+
+def test_bad_input_is_never_tried_again_even_where_a_plugin_asks_for_it(
+    name: str, task: ComputeModule[Any], bad: Path, tmp_path: Path
+) -> None:
+    task.autoretry_for = (Exception,)
+    with pytest.raises(BadInputError, match=r"^bad\.png ") as caught:
+        run(task, bad, outputs_for(task, [bad], tmp_path / "out"), **FORMS[name])
+    assert retry_for(task, Job(job_id="j", task_type=name, params={}), caught.value, "") is None
+
+
+def test_each_plugin_keeps_the_rules_that_strangers_plugins_are_checked_for(
+    name: str, task: ComputeModule[Any], cat: Path, tmp_path: Path
+) -> None:
+    if name == "image_thumbnail":
+        pytest.skip("its outputs are as many as its sizes, beside the one that the job names")
+    paths = {"input_paths": [str(cat)], "output_paths": [str(tmp_path / OUTPUTS[name][0])]}
+    assert check_plugin(task, {**FORMS[name], **paths}).status == "completed"

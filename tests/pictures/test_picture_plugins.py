@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -376,9 +377,35 @@ def test_tiles_cover_the_picture_and_every_frame_is_marked(tmp_path: Path) -> No
 def test_letters_that_the_font_does_not_have_are_named(tmp_path: Path) -> None:
     image(scene(), "RGB").save(tmp_path / "a.png")
     with pytest.raises(
-        BadInputError, match=r"The font has no 水, 黑\. Leave it out, or send the mark as a picture"
+        BadInputError, match=r"The font has no U\+E123, U\+E124\. Leave it out, send the mark as a picture"
     ):
-        run(ImageWatermarkTask(), tmp_path / "a.png", tmp_path / "out.png", watermark_text="水黑 a")
+        run(ImageWatermarkTask(), tmp_path / "a.png", tmp_path / "out.png", watermark_text="\ue124\ue123 a")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"watermark_text": "i\n" * 200 + "i", "scale": 1},
+        {"watermark_text": "i", "scale": 1},
+        {"watermark_text": ".", "scale": 0.0001, "position": "tile"},
+    ],
+    ids=["many lines", "one letter", "millions of dots"],
+)
+def test_no_text_costs_more_than_the_picture_it_is_put_on(asked: dict[str, Any], tmp_path: Path) -> None:
+    Image.new("L", (12000, 700)).save(tmp_path / "a.png")
+    before = time.process_time()
+    run(ImageWatermarkTask(), tmp_path / "a.png", tmp_path / "out.png", **asked)
+    assert time.process_time() - before < 3
+
+
+def test_letters_beyond_ascii_are_written_where_a_font_has_them(tmp_path: Path) -> None:
+    if len({"DejaVuSans.ttf", pictures.font_for("Zoë")}) > 1:
+        pytest.skip("DejaVu Sans is not installed")
+    Image.new("L", (200, 100)).save(tmp_path / "a.png")
+    # As letter and mark, too.
+    for text in ("© Zoë", "© Zoe\u0308"):
+        run(ImageWatermarkTask(), tmp_path / "a.png", tmp_path / "out.png", watermark_text=text)
+        run(ContactSheetTask(), tmp_path / "a.png", tmp_path / "sheet.png", format="png")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
@@ -417,6 +444,17 @@ def test_a_sheet_shows_all_pictures_in_their_order(tmp_path: Path) -> None:
     assert output["processed_files"] == [str(tmp_path / "sheet.png")]
     assert [entry.get("cell") for entry in output["files"]] == [0, 1, None, 2, 3, 4, None]
     assert output["files"][-1]["input_path"] is None
+
+
+def test_what_a_sheet_does_not_show_of_a_picture_is_told(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    cell, _ = run(ContactSheetTask(), tmp_path / "a.gif", tmp_path / "sheet.png", format="png")["files"]
+    assert cell == {
+        "input_path": str(tmp_path / "a.gif"),
+        "cell": 0,
+        "warnings": ["It shows the first of 2 frames."],
+    }
 
 
 def test_a_sheet_that_would_be_too_large_is_refused_before_a_picture_is_read(tmp_path: Path) -> None:

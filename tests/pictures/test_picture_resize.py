@@ -183,6 +183,21 @@ def test_the_fast_way_to_a_small_jpeg_is_close_to_the_exact_one(
     assert 10 * np.log10(255**2 / error) > decibels
 
 
+def test_the_faster_window_for_large_lossy_pictures_is_close_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(0, 255, (300, 400, 3), np.uint8))
+    coarse.resize((2400, 1800), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    with Image.open(tmp_path / "large.jpg") as file:
+        exact = np.asarray(file.resize((1000, 750), Image.Resampling.LANCZOS), float)
+    found = []
+    for loses in (False, True):
+        with open_picture(tmp_path / "large.jpg") as picture:
+            fast = np.asarray(scaled_first(picture, Scaling((1000, 750)), loses=loses).upright(), float)
+        found.append(10 * np.log10(255**2 / ((fast - exact) ** 2).mean()))
+    assert min(found) > 35
+    assert found[0] != found[1]
+
+
 def test_filling_a_large_jpeg_that_lies_on_its_side_takes_its_middle(tmp_path: Path) -> None:
     pixels = scene().repeat(20, axis=0).repeat(20, axis=1)
     image(np.ascontiguousarray(lay_down(pixels, 6)), "RGB").save(

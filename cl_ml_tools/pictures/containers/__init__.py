@@ -12,8 +12,8 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-from cl_ml_tools.pictures.containers import gif, jpeg, png, slow, tiff, webp
-from cl_ml_tools.pictures.containers.scan import Scan
+from cl_ml_tools.pictures.containers import avif, gif, jpeg, png, slow, tiff, webp
+from cl_ml_tools.pictures.containers.scan import MAX_EXIF, Scan
 from cl_ml_tools.pictures.limits import PictureLimits
 
 _LOOKS: list[tuple[re.Pattern[bytes], Callable[[Scan], None]]] = [
@@ -22,9 +22,29 @@ _LOOKS: list[tuple[re.Pattern[bytes], Callable[[Scan], None]]] = [
     (re.compile(rb"RIFF....WEBP", re.DOTALL), webp.look),
     (re.compile(rb"\xff\xd8\xff"), jpeg.look),
     (re.compile(rb"(II|MM)(\0[*+]|[*+]\0)"), tiff.look),
+    (re.compile(rb"....ftyp(avi[fs]|mi[fa]1|msf1)", re.DOTALL), avif.look),
     (re.compile(rb"BM"), slow.look_at_bmp),
     (re.compile(rb"P[0-6fy]"), slow.look_at_ppm),
 ]
+
+
+def check_exif(exif: bytes, name: str, limits: PictureLimits) -> None:
+    """Do nothing for EXIF data that is not built to keep its reader busy.
+
+    Args:
+        exif: as it stands in the file.
+        name: what messages call the file.
+        limits: how many directories it may have.
+
+    Raises:
+        BadInputError: it is.
+    """
+    data = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
+    scan = Scan(data, name, limits)
+    if len(data) > MAX_EXIF:
+        raise scan.refusal(f"has more than {MAX_EXIF} bytes of EXIF")
+    if len(data) > 8:
+        tiff.look(scan)
 
 
 def count_frames(file: BinaryIO, name: str, limits: PictureLimits) -> int | None:

@@ -2,6 +2,7 @@
 
 import struct
 
+from cl_ml_tools.errors import BadInputError
 from cl_ml_tools.pictures.containers.scan import Scan
 
 
@@ -11,6 +12,9 @@ def look(scan: Scan) -> None:
     while kind != b"IEND":
         scan.count_part()
         size, kind = struct.unpack_from(">I4s", scan.data, position)
+        if size > len(scan.data):
+            # Pillow would ask for so much memory before it reads.
+            raise BadInputError(f"{scan.name} ends too early; is it damaged?")
         # Each is decompressed, up to a megabyte.
         profiles += kind == b"iCCP"
         if profiles > 1:

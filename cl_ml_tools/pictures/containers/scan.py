@@ -11,6 +11,9 @@ MAX_PARTS = 300_000
 MAX_JUNK = 65_536
 """Bytes between the parts that belong to none."""
 
+MAX_EXIF = 1_000_000
+"""Bytes of EXIF data; a JPEG has 65,533, or a few times that."""
+
 
 class Scan:
     """The file that is looked at.
@@ -24,7 +27,7 @@ class Scan:
         frames: how many have been found; None where only decoding tells.
     """
 
-    def __init__(self, data: mmap.mmap, name: str, limits: PictureLimits) -> None:
+    def __init__(self, data: mmap.mmap | bytes, name: str, limits: PictureLimits) -> None:
         self.data = data
         self.name = name
         self.limits = limits

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
+
+from cl_ml_tools.pictures import Font, font_at, font_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ def draw_sheet(
     """
     sheet = Image.new("RGB", layout.size, background)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_letter_size(layout.cell))
     ink = _ink_on(background)
     for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         left, top = layout.corner(number)
@@ -71,7 +72,10 @@ def draw_sheet(
         sheet.paste(picture.convert("RGB"), place, picture.getchannel("A") if has_alpha else None)
         if layout.label_height:
             middle = (left + layout.cell / 2, top + layout.cell + layout.label_height / 2)
-            draw.text(middle, _shortened(label, layout.cell, font), fill=ink, font=font, anchor="mm")
+            # One line, whatever is in a name.
+            line = " ".join(label.split())
+            font = font_at(font_for(line), _letter_size(layout.cell))
+            draw.text(middle, _shortened(line, layout.cell, font), fill=ink, font=font, anchor="mm")
     return sheet
 
 
@@ -79,7 +83,7 @@ def _letter_size(cell: int) -> int:
     return max(9, min(24, cell // 16))
 
 
-def _shortened(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _shortened(label: str, width: int, font: Font) -> str:
     if font.getlength(label) <= width:
         return label
     kept = next(

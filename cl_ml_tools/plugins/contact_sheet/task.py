@@ -47,9 +47,10 @@ class ContactSheetTask(ComputeModule[ContactSheetParams]):
         labels: list[str] = []
 
         def shrink(position: int, source: Path) -> list[pictures.Report]:
-            cells.append(_shrunk(source, params.cell))
+            cell, warnings = _shrunk(source, params.cell)
+            cells.append(cell)
             labels.append(source.name)
-            return [{"input_path": str(source), "cell": len(cells) - 1}]
+            return [{"input_path": str(source), "cell": len(cells) - 1, "warnings": warnings}]
 
         output = pictures.process_each(
             sources, shrink, strict=params.strict, progress_callback=progress_callback
@@ -72,7 +73,9 @@ def _checked_layout(count: int, params: ContactSheetParams, path: Path) -> Layou
     return layout
 
 
-def _shrunk(source: Path, side: int) -> Image.Image:
+def _shrunk(source: Path, side: int) -> tuple[Image.Image, list[str]]:
     with pictures.open_picture(source) as picture:
+        if picture.frame_count > 1:
+            picture.notes.add(f"It shows the first of {picture.frame_count} frames.")
         frame = pictures.scaled_first(picture, pictures.scaling_for(picture.size, side, side, "fit"))
-        return pictures.in_colours(frame.upright(), picture.notes)
+        return pictures.in_colours(frame.upright(), picture.notes), list(picture.notes)

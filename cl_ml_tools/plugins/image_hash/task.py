@@ -77,6 +77,6 @@ def _hashes(source: Path, params: ImageHashParams) -> dict[str, Any]:
 def _grey(image: Image.Image) -> Image.Image:
     """The picture in grey as it is seen: transparency is white."""
     image = pictures.flattened(image, "white")
-    if image.mode in ("I", "F", "I;16"):
+    if image.mode in ("I", "F", "I;16", "LAB"):
         image = pictures.in_colours(image, pictures.Notes())
     return image.convert("L")

@@ -42,10 +42,14 @@ class ImageWatermarkTask(ComputeModule[ImageWatermarkParams]):
 
         def draw(position: int, source: Path) -> list[pictures.Report]:
             with pictures.open_picture(source) as picture:
+                fitted: dict[tuple[int, int], Image.Image] = {}
 
                 def change(image: Image.Image) -> Image.Image:
-                    image = pictures.in_colours(image, picture.notes)
-                    return _marked(image, mark, params)
+                    if image.size not in fitted:
+                        fitted[image.size] = _fitted(mark, image.size, params)
+                    coloured = pictures.in_colours(image, picture.notes)
+                    margin = _margin(image.size, params)
+                    return put_on(coloured, fitted[image.size], params.position, params.opacity, margin)
 
                 how = pictures.Encoding(
                     picture.format,
@@ -66,13 +70,17 @@ def _read_mark(path: Path) -> Image.Image:
         return pictures.in_colours(picture.first().upright(), picture.notes).convert("RGBA")
 
 
-def _marked(image: Image.Image, mark: Image.Image | None, params: ImageWatermarkParams) -> Image.Image:
-    margin = round(params.margin * min(image.size))
-    width = max(1, min(round(image.width * params.scale), image.width - 2 * margin))
+def _fitted(mark: Image.Image | None, size: tuple[int, int], params: ImageWatermarkParams) -> Image.Image:
+    """The mark as large as it shall be on pictures of this size."""
+    margin = _margin(size, params)
+    width = max(1, min(round(size[0] * params.scale), size[0] - 2 * margin))
+    height = max(1, size[1] - 2 * margin)
     if mark is None:
-        mark = text_mark(params.watermark_text or "", width, params.colour)
+        mark = text_mark(params.watermark_text or "", (width, height), params.colour)
     # Where it would be too high, the height counts.
-    fitting = pictures.scaling_for(mark.size, width, max(1, image.height - 2 * margin), "fit", enlarge=True)
-    return put_on(
-        image, pictures.scaled(pictures.Frame(mark), fitting).image, params.position, params.opacity, margin
-    )
+    fitting = pictures.scaling_for(mark.size, width, height, "fit", enlarge=True)
+    return pictures.scaled(pictures.Frame(mark), fitting).image
+
+
+def _margin(size: tuple[int, int], params: ImageWatermarkParams) -> int:
+    return round(params.margin * min(size))

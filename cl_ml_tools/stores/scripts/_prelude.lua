@@ -62,9 +62,10 @@ local function wait_until_due(id, due_at)
 end
 
 local function remove_from_indexes(id)
-  local v = redis.call('HMGET', key_job(id), 'status', 'created_by')
+  local v = redis.call('HMGET', key_job(id), 'status', 'created_by', 'task_type')
   redis.call('ZREM', key_jobs(), id)
   redis.call('ZREM', key_status(v[1]), id)
+  redis.call('ZREM', key_type(v[3]), id)
   redis.call('ZREM', key_finished(), id)
   if v[2] then redis.call('ZREM', key_creator(v[2]), id) end
 end

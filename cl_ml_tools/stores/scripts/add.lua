@@ -24,6 +24,7 @@ redis.call('HSET', key_job(id), 'task_type', task_type, 'params', params, 'statu
   'priority', priority, 'attempt', '0', 'created_at', whole(t), 'add_token', add_token)
 redis.call('ZADD', key_jobs(), t, id)
 redis.call('ZADD', key_status('queued'), t, id)
+redis.call('ZADD', key_type(task_type), t, id)
 if created_by ~= '' then
   redis.call('HSET', key_job(id), 'created_by', created_by)
   redis.call('ZADD', key_creator(created_by), t, id)

@@ -7,8 +7,12 @@
 local whose, creator, status, task_type, newest, after_id, oldest, limit, max_scanned = unpack(ARGV)
 limit, max_scanned = tonumber(limit), tonumber(max_scanned)
 
+-- The index with the fewest jobs: what is not in it need not be looked at.
 local index = whose == 'creator' and key_creator(creator) or key_jobs()
-if status ~= '' and redis.call('ZCARD', key_status(status)) < redis.call('ZCARD', index) then index = key_status(status) end
+local narrower = {status ~= '' and key_status(status), task_type ~= '' and key_type(task_type)}
+for i = 1, 2 do
+  if narrower[i] and redis.call('ZCARD', narrower[i]) < redis.call('ZCARD', index) then index = narrower[i] end
+end
 
 -- Byte by byte, as Redis orders ids at one score; Lua's own comparison goes by the server's locale.
 local function is_behind(id)
