@@ -42,13 +42,14 @@ def _throughput(result: dict[str, Any]) -> Any:
     figure, (rates, costs) = _plt.subplots(1, 2, figsize=(13, 4.5))
     ratios, figures = result["ratios"], result["figures"]
     names = list(ratios)[::-1]
-    for offset, key, word in ((0.2, "drain_per_s", "drained"), (-0.2, "enqueue_per_s", "enqueued")):
+    for offset, key, word in ((0.12, "drain_per_s", "drained"), (-0.12, "enqueue_per_s", "enqueued")):
         told = {name: ratios[name][key] for name in names if key in ratios[name]}
         places = [names.index(name) + offset for name in told]
         medians = [spread["median"] for spread in told.values()]
         low = [spread["median"] - spread["min"] for spread in told.values()]
         high = [spread["max"] - spread["median"] for spread in told.values()]
-        rates.barh(places, medians, 0.36, xerr=[low, high], label=word, alpha=0.85)
+        rates.errorbar(medians, places, xerr=[low, high], fmt="o", capsize=3, label=word)
+    rates.grid(axis="x", alpha=0.3)
     rates.axvline(1, color="black", linewidth=0.8)
     rates.set_xscale("log")
     rates.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
@@ -62,11 +63,13 @@ def _throughput(result: dict[str, Any]) -> Any:
         costs.barh(range(len(names)), values, left=start, color=colour, label=_WORDS[key])
         start = [a + b for a, b in zip(start, values, strict=True)]
     # rq forks for each job: its bar would make the others short.
-    second = sorted(start)[-2] if len(start) > 1 else start[0]
-    costs.set_xlim(0, second * 1.15)
+    limit = (sorted(start)[-2] if len(start) > 1 else start[0]) * 1.3
+    costs.set_xlim(0, limit)
+    for place, whole in enumerate(start):
+        costs.text(min(whole + limit * 0.01, limit * 0.9), place, f"{whole:,.0f}", va="center")
     costs.set_yticks(range(len(names)), names)
     costs.set_title("processor time of a job to run it, us (less is better)")
-    costs.legend()
+    costs.legend(loc="center right")
     return figure
 
 
@@ -102,10 +105,12 @@ def _growth(result: dict[str, Any]) -> Any:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_ylim(50, 20_000)
+        axes.set_yticks([100, 1_000, 10_000], ["100", "1,000", "10,000"])
         axes.set_xlabel(word)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("client's median, us")
-    panels[0].legend()
+    panels[0].legend(loc="upper left", ncols=2)
     return figure
 
 
@@ -118,5 +123,5 @@ def _load(result: dict[str, Any]) -> Any:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
     axes.set_title(f"memory, MB, under {result['clients']} clients ({result['jobs_per_s']:g} jobs a second)")
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
