@@ -2,7 +2,7 @@
 
     python -m benchmarks [--quick] [--json] [--folder DIR] [--only NAME,NAME]
 
-Takes about half an hour, three minutes with --quick. The folder gets what each has printed, results.json, results.md,
+Takes about half an hour, some minutes with --quick. The folder gets what each has printed, results.json, results.md,
 and where matplotlib is installed plots.
 """
 

@@ -83,6 +83,7 @@ class RecordLoader:
 
 
 def used_memory(store: RedisJobStore) -> int:
-    """Bytes that the server has given out."""
+    """Bytes that the server has given out, without those of the events, which are not kept for ever."""
     info: Any = store.client.info("memory")
-    return int(info["used_memory"])
+    events: Any = store.client.memory_usage(store.keys("events"), samples=0)
+    return int(info["used_memory"]) - int(events or 0)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks.reporting import Target
+
 Results = dict[str, dict[str, Any]]
 
 _THROUGHPUT = {
@@ -32,7 +34,21 @@ def targets_of(results: Results) -> list[dict[str, Any]]:
             if "met" in ratio:
                 told = {"name": what, "value": ratio["ratio"], "asked": ratio["target"], "met": ratio["met"]}
                 found.append({"benchmark": name, **told})
+        # Those of benchmarks.uploads, which prints figures only.
+        if name == "uploads":
+            found += [{"benchmark": name, **target.as_json()} for target in _upload_targets(result)]
     return found
+
+
+def _upload_targets(result: dict[str, Any]) -> list[Target]:
+    """What issue 6 asks of uploads."""
+    over_idle = result["ways"]["ours"]["memory_over_idle_mb"]
+    rate = result["ours_to_0_2_0_per_second"]
+    return [
+        Target("copies on disk", result["ours_copies_on_disk"], 1.05, is_least=False),
+        Target("memory over the idle server, MB", over_idle, 10, is_least=False),
+        Target("uploads of 1 MB a second, to the way of 0.2.0", rate, 1.7, is_least=True),
+    ]
 
 
 def as_markdown(results: Results) -> str:
@@ -60,6 +76,12 @@ def as_markdown(results: Results) -> str:
             parts.append(f"Growth, client's medians:\n\n{_systems(result, _GROWTH)}")
             parts.append(f"Watchers:\n\n{_systems({'figures': result['watchers']}, None)}")
             parts.append(f"A finished job takes {result['bytes_per_finished_job']} bytes of Redis.")
+        elif name == "uploads":
+            parts.append(
+                f"Uploads, the first figures of one file of {result['large_mb']} MB:\n\n{_uploads(result)}"
+            )
+        elif name == "images":
+            parts.append(f"Pictures, a JPEG of 12 megapixels, file to file:\n\n{_images(result)}")
         elif name == "load":
             parts.append(_load(result))
     return "\n\n".join(parts) + "\n"
@@ -77,6 +99,35 @@ def _systems(result: dict[str, Any], columns: dict[str, str] | None) -> str:
         cells = [_number(row.get(key)) for key in columns]
         rows.append([name, *cells, *(_range(ratios.get(name, {}).get(key)) for key in compared)])
     return _table(heads, rows)
+
+
+def _uploads(result: dict[str, Any]) -> str:
+    names = {
+        "seconds": "seconds",
+        "written_mb": "written, MB",
+        "memory_over_idle_mb": "memory over idle, MB",
+        "stall_ms": "longest stall, ms",
+        "per_second": "of 1 MB, a second",
+    }
+    rows = ([way, *(f"{figures[name]:g}" for name in names)] for way, figures in result["ways"].items())
+    return _table(["", *names.values()], rows)
+
+
+def _images(result: dict[str, Any]) -> str:
+    rows = (
+        [
+            work,
+            way,
+            f"{told['ms']:.0f} ({told['ms_range'][0]:.0f} to {told['ms_range'][1]:.0f})",
+            f"{told['cpu_ms']:.0f}",
+            f"{told['bytes']:,}",
+        ]
+        for work, ways in result["works"].items()
+        for way, told in ways.items()
+    )
+    losses = ", ".join(f"{name} {value:g} dB" for name, value in result["psnr"].items())
+    table = _table(["", "way", "ms", "CPU ms", "bytes"], rows)
+    return f"{table}\n\nAgainst the exact outcome: {losses}. 0.2.0 is {result['old']}."
 
 
 def _load(result: dict[str, Any]) -> str:
