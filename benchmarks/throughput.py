@@ -135,8 +135,9 @@ def targets_of(rates: dict[str, Figures], figures: dict[str, Figures], storing: 
     more = figures[OURS]["run_round_trips"].median - plain["run_round_trips"].median
     return [
         *targets,
+        # Two are asked for; a tenth is for a connection that is made anew meanwhile.
         Target("round trips to enqueue", figures[OURS]["enqueue_round_trips"].median, 2.1, is_least=False),
-        Target("round trips to run, more than plain Celery", more, 3.1, is_least=False),
+        Target("round trips to run, more than plain Celery", more, 3, is_least=False),
     ]
 
 
