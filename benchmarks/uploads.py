@@ -38,7 +38,7 @@ MB = 1_000_000
 def main() -> None:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where the files go; a new one below /var/tmp"
@@ -70,7 +70,9 @@ def main() -> None:
         "ours_to_0_2_0_per_second": round(ours["per_second"] / old["per_second"], 2),
         "ours_to_bare_per_second": round(ours["per_second"] / measured["bare"]["per_second"], 2),
     }
-    print(json.dumps(result, indent=1) if options.json else table(result))
+    print(table(result))
+    if options.json:
+        print(json.dumps(result))
 
 
 def one_large(process: int, port: int, megabytes: int) -> dict[str, float]:

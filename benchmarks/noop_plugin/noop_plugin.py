@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks.noop_plugin.started import tell_start
 from cl_ml_tools import BaseJobParams, ComputeModule, Job
 from cl_ml_tools.common.compute_module import ProgressCallback
 
@@ -17,6 +18,7 @@ class NoopTask(ComputeModule[BaseJobParams]):
     async def execute(
         self, job: Job, params: BaseJobParams, progress_callback: ProgressCallback | None = None
     ) -> dict[str, Any]:
+        tell_start()
         if progress_callback:
             progress_callback(50)
         return {"status": "ok", "task_output": {}}

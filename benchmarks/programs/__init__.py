@@ -1,0 +1,1 @@
+"""What is measured, one program a system: started as a producer, or by its worker."""
