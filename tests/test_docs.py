@@ -57,8 +57,10 @@ def test_every_python_file_of_a_page_passes_the_type_checker(page: Path, tmp_pat
     strict = [] if page.name == "README.md" else ["--strict"]
     options = ["--explicit-package-bases", "--namespace-packages", "--check-untyped-defs"]
     quiet = ["--no-error-summary", "--config-file", str(mypy_configuration(tmp_path))]
+    # One for all pages, which read the same package.
+    cache = ["--cache-dir", str(tmp_path.parent / "mypy-cache")]
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", *strict, *options, *quiet, *files],
+        [sys.executable, "-m", "mypy", *strict, *options, *quiet, *cache, *files],
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(ROOT)},
         capture_output=True,
