@@ -174,9 +174,9 @@ def _judge_runs(
 
     A run is alive from its first line to its last one. It keeps its claim as long as its node (or, under
     prefork, either of the node's main process and the run's own process) can say so: neither a Redis that is
-    away nor lost connections are an excuse. Only a node that was stopped as a whole for longer than half a
-    lease, at some time between the first run's beginning and the second one's, loses its claim rightly, and
-    goes on until it hears of that.
+    away nor lost connections are an excuse. Only a run whose process and main process stood still together for
+    longer than half a lease, at some time between the first run's beginning and the second one's, loses its
+    claim rightly, and goes on until it hears of that.
     """
     found.counts["runs"] += len(runs)
     if len({run.attempt for run in runs}) < len(runs):
@@ -187,7 +187,9 @@ def _judge_runs(
             seconds = second.first - killed
             found.recovery_seconds.append(seconds)
             found.slowest = max(found.slowest, (seconds, f"{job_id}: {first}, then {second}"))
-        if first.last > second.first and not faults.was_frozen(first.node, first.first - 1, second.first):
+        if first.last > second.first and not faults.was_frozen(
+            first.node, first.pid, first.first - 1, second.first
+        ):
             ends = [] if record is None else [f"{end.cause} {end.node} {end.at}" for end in record.history]
             found.overlapped.append(f"{job_id}: {first} goes on beside {second}; ends: {ends}")
 

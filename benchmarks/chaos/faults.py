@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,14 +25,17 @@ class FaultLog:
 
     Attributes:
         killed: when each killed process was killed, by process id and its node's label.
-        frozen: who was stopped with all its processes for longer than half a lease: label, from, to.
+        stood: when each process was stopped, by node and process id: from, to. More than one fault may have its hand
+            in that: what one has stopped, another one lets go on.
+        mains: each node's main process.
         outages: when a server was away or connections to it were lost, or a main process stood still: Celery's
             event loop waits for it then, and notices a time limit later.
         counts: how often each fault was done.
     """
 
     killed: dict[tuple[str, int], float] = field(default_factory=dict)
-    frozen: list[tuple[str, float, float]] = field(default_factory=list)
+    stood: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    mains: dict[str, int] = field(default_factory=dict)
     outages: list[tuple[float, float]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -44,9 +47,16 @@ class FaultLog:
     def kills(self) -> int:
         return sum(count for name, count in self.counts.items() if name.startswith("kill_"))
 
-    def was_frozen(self, label: str, start: float, end: float) -> bool:
-        """Whether the node was frozen at any time in between."""
-        return any(who == label and since < end and until > start for who, since, until in self.frozen)
+    def was_frozen(self, label: str, pid: int, start: float, end: float) -> bool:
+        """Whether, at some time in between, the run's process and its node's main process, both of which keep its
+        lease, stood still together for longer than half a lease."""
+        main = self.mains.get(label, pid)
+        return any(
+            min(until, main_until) - max(since, main_since) > LEASE_SECONDS / 2
+            for since, until in self.stood.get((label, pid), ())
+            for main_since, main_until in self.stood.get((label, main), ())
+            if max(since, main_since) < end and min(until, main_until) > start
+        )
 
 
 class Faults:
@@ -64,6 +74,7 @@ class Faults:
         self._pause_seconds = pause_seconds
         self.log = FaultLog()
         self._background: list[threading.Thread] = []
+        self._standing: dict[tuple[str, int], float] = {}
         self._restarting = {"redis": threading.Lock(), "rabbitmq": threading.Lock()}
         self._weights = {
             self.kill_node: 3.0,
@@ -161,7 +172,7 @@ class Faults:
         node = self._node()
         if node is None:
             return False
-        self._pause(node.family(), seconds, node.label)
+        self._pause(node.family(), seconds, node)
         return True
 
     def stop_main_process(self) -> bool:
@@ -169,7 +180,7 @@ class Faults:
         node, _ = self._pool_child()
         if node is None:
             return False
-        self._pause([node.process.pid], 1.5 * LEASE_SECONDS)
+        self._pause([node.process.pid], 1.5 * LEASE_SECONDS, node)
         return True
 
     def stop_child(self) -> bool:
@@ -177,19 +188,27 @@ class Faults:
         node, child = self._pool_child()
         if node is None:
             return False
-        self._pause([child], 1.5 * LEASE_SECONDS)
+        self._pause([child], 1.5 * LEASE_SECONDS, node)
         return True
 
-    def _pause(self, pids: list[int], seconds: float, frozen: str = "") -> None:
+    def _pause(self, pids: list[int], seconds: float, node: Member | None = None) -> None:
         """Stop processes, and let them go on later, while other things go wrong."""
         begin = time.monotonic()
         _signal_all(pids, signal.SIGSTOP)
+        if node is not None:
+            self.log.mains[node.label] = node.process.pid
+            for pid in pids:
+                self._standing.setdefault((node.label, pid), begin)
 
         def go_on() -> None:
             _signal_all(pids, signal.SIGCONT)
-            self.log.outages.append((begin, time.monotonic()))
-            if frozen and time.monotonic() - begin > LEASE_SECONDS / 2:
-                self.log.frozen.append((frozen, begin, time.monotonic()))
+            end = time.monotonic()
+            self.log.outages.append((begin, end))
+            if node is not None:
+                for pid in pids:
+                    since = self._standing.pop((node.label, pid), None)
+                    if since is not None:
+                        self.log.stood[node.label, pid].append((since, end))
 
         timer = threading.Timer(seconds, go_on)
         timer.start()
