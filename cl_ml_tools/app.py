@@ -11,6 +11,7 @@ from celery import Celery
 from cl_ml_tools import __version__
 from cl_ml_tools.celery_bridge import CeleryJobRepository, install
 from cl_ml_tools.celery_bridge.configuration import celery_configuration
+from cl_ml_tools.celery_bridge.paced_events import PacedEventsStep
 from cl_ml_tools.common.file_storage import UploadLimits
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.settings import Settings
@@ -120,6 +121,7 @@ def _check_broker(repository: CeleryJobRepository) -> None:
 def _create_celery(settings: Settings) -> tuple[Celery, CeleryJobRepository]:
     app = Celery("cl_ml_tools")
     app.conf.update(celery_configuration(settings))
+    app.steps["consumer"].add(PacedEventsStep)
     store = RedisJobStore(
         settings.redis_url,
         prefix=settings.key_prefix,

@@ -101,17 +101,23 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         progress_interval_seconds=settings.progress_interval_seconds,
         time_limit=None if in_pool_process else limits.hard,
     )
-    spool = OutcomeSpool.of_this_node()
+    doubted: list[OutcomeSpool] = []
+
+    def keep_doubt() -> None:
+        doubted.append(OutcomeSpool.of_this_node())
+        doubted[0].put(claim, None)
+
     with Execution(
         self.compute_module,
         claim,
         monitored,
         limits=limits,
-        on_doubt=lambda: spool.put(claim, None),
+        on_doubt=keep_doubt,
         is_process_ending=_is_process_ending,
     ) as execution:
         ended = run_on_thread_loop(execution.run(), execution.interrupted)
-        spool.remove(job_id)
+        if doubted:
+            doubted[0].remove(job_id)
         if ended is None:
             raise Ignore
         if isinstance(ended, RetryLater):
@@ -125,17 +131,15 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
 
 def _finish(installation: Installation, claim: Claim, outcome: Outcome, monitored: LeasedRun) -> str:
     job_id = claim.job.job_id
-    spool = OutcomeSpool.of_this_node()
-    has_waited = False
+    waited: list[OutcomeSpool] = []
 
     def keep() -> None:
-        nonlocal has_waited
-        has_waited = True
-        spool.put(claim, outcome)
+        waited.append(OutcomeSpool.of_this_node())
+        waited[0].put(claim, outcome)
 
     finished = _undisturbed(lambda: finish(claim, outcome, installation.store, monitored, keep))
-    if has_waited:
-        spool.remove(job_id)
+    if waited:
+        waited[0].remove(job_id)
     if finished is Finished.DELETED:
         installation.clean_up(job_id)
     if finished is not Finished.STORED:

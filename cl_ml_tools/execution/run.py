@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
@@ -136,9 +137,9 @@ class Execution:
         try:
             async with timeout:
                 with kept_surroundings():
-                    result = self._module.execute(
-                        job.model_copy(update={"params": moved}), params, self._monitored.report
-                    )
+                    given = copy(job)
+                    given.params = moved
+                    result = self._module.execute(given, params, self._monitored.report)
                     returned = await result if inspect.isawaitable(result) else result
         except TimeoutError as error:
             if timeout.expired():

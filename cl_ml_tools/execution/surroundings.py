@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class _WorkingDirectory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._home: Path | None = None
+        self._home: str | None = None
 
     def enter(self) -> None:
         with self._lock:
@@ -88,9 +87,9 @@ def _forget_handlers() -> None:
 os.register_at_fork(after_in_child=_forget_handlers)
 
 
-def _current_folder() -> Path | None:
+def _current_folder() -> str | None:
     try:
-        return Path.cwd()
+        return os.getcwd()  # noqa: PTH109 - asked for twice a job, and a Path is made slowly
     except OSError:  # it was removed
         return None
 
