@@ -185,7 +185,8 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
 
 
 def test_every_row_of_the_guarantees_names_a_test() -> None:
-    rows = [line for line in (DOCS / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
+    promises, _, _ = (DOCS / "guarantees.md").read_text().partition("## What chaos has shown")
+    rows = [line for line in promises.splitlines() if line.startswith("| ")]
     rows = [row for row in rows if not row.endswith("| test |")]
     assert [row for row in rows if "`test_" not in row.split("|")[3]] == []
 
