@@ -51,21 +51,27 @@ def _publish(app: Celery, dispatches: Sequence[Dispatch]) -> None:
     on_redis = is_on_redis(app)
     with app.producer_or_acquire() as producer, producer.batch(BATCH_COMMANDS):
         for dispatch in dispatches:
-            app.send_task(
-                celery_task_name(dispatch.task_type),
+            name = celery_task_name(dispatch.task_type)
+            # What `send_task` does for a task with a queue of its own, without a result object for each.
+            message = app.amqp.create_task_message(
+                celery_task_id(dispatch.job_id, dispatch.retries),
+                name,
                 (dispatch.job_id, dispatch.sequence),
-                producer=producer,
-                task_id=celery_task_id(dispatch.job_id, dispatch.retries),
+                create_sent_event=app.conf.task_send_sent_event,
+                ignore_result=True,
+                # What Flower shows: no whole paths, no parameters that may be secret.
+                argsrepr=repr((dispatch.task_type, *dispatch.file_names[:3]))[:200],
+                kwargsrepr="{}",
+            )
+            app.amqp.send_task_message(
+                producer,
+                name,
+                message,
                 queue=job_queue(app, dispatch.task_type),
                 # On Redis a queue is there when something is in it.
                 declare=[] if on_redis else None,
                 priority=message_priority(app, dispatch.priority),
                 serializer="json",
-                # Without this a result backend would be subscribed to for each job.
-                ignore_result=True,
                 # On RabbitMQ: how long its confirmation is waited for.
                 confirm_timeout=CONFIRM_SECONDS,
-                # What Flower shows: no whole paths, no parameters that may be secret.
-                argsrepr=repr((dispatch.task_type, *dispatch.file_names[:3]))[:200],
-                kwargsrepr="{}",
             )
