@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 from cl_ml_tools import __version__
-from cl_ml_tools.celery_bridge import CeleryJobRepository, install
+from cl_ml_tools.celery_bridge import CeleryJobRepository, PacedEventsStep, install
 from cl_ml_tools.celery_bridge.configuration import celery_configuration
-from cl_ml_tools.celery_bridge.paced_events import PacedEventsStep
 from cl_ml_tools.common.file_storage import UploadLimits
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.settings import Settings
