@@ -94,7 +94,7 @@ def test_the_requests_of_the_page_are_answered_as_it_shows(service: Process, tmp
                 if isinstance(answer, dict) and "served" in answer:
                     jobs.append(answer["job_id"])
             asked += 1
-    assert (len(jobs), asked, compared) == (3, 15, 5)
+    assert (len(jobs), asked, compared) == (3, 16, 5)
 
 
 def ask(url: str, request: Request, folder: Path) -> httpx2.Response:
