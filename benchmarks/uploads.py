@@ -3,7 +3,7 @@
     python -m benchmarks.uploads [--json] [--quick] [--folder DIR]
 
 For each: bytes that reach the disk, memory over the idle server and the longest stall of other requests while one
-large file comes; then uploads of 1 MB a second. The folder must lie on a disk, not in memory.
+large file comes; then uploads of 1 MB, and of 5 MB, a second. The folder must lie on a disk, not in memory.
 """
 
 import argparse
@@ -45,9 +45,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     large, rounds, small = (50, 2, 100) if options.quick else (200, 5, 400)
+    counts = {1: small, 5: small // 5}
     folder = Path(tempfile.mkdtemp(prefix="uploads-", dir=options.folder or "/var/tmp"))
     try:
-        measured: dict[str, dict[str, Any]] = {way: {"per_second": []} for way in WAYS}
+        measured: dict[str, dict[str, Any]] = {
+            way: {f"{size}_mb_per_second": [] for size in counts} for way in WAYS
+        }
         for way in WAYS:
             with server(way, folder) as (process, port):
                 post(port, MB)  # what is loaded at the first upload is no cost of the next
@@ -57,9 +60,12 @@ def main() -> None:
             for way in WAYS:
                 with server(way, folder) as (_, port):
                     post(port, MB)
-                    measured[way]["per_second"].append(many_small(port, small))
+                    for size, count in counts.items():
+                        measured[way][f"{size}_mb_per_second"].append(many(port, size, count))
         for figures in measured.values():
-            figures["per_second"] = round(statistics.median(figures["per_second"]), 1)
+            for size in counts:
+                name = f"{size}_mb_per_second"
+                figures[name] = round(statistics.median(figures[name]), 1)
     finally:
         shutil.rmtree(folder)
     ours, old = measured["ours"], measured["as_in_0_2_0"]
@@ -67,9 +73,10 @@ def main() -> None:
         "large_mb": large,
         "ways": measured,
         "ours_copies_on_disk": round(ours["written_mb"] / large, 3),
-        "ours_to_0_2_0_per_second": round(ours["per_second"] / old["per_second"], 2),
-        "ours_to_bare_per_second": round(ours["per_second"] / measured["bare"]["per_second"], 2),
     }
+    for other, figures in (("0_2_0", old), ("bare", measured["bare"])):
+        for name in (f"{size}_mb_per_second" for size in counts):
+            result[f"ours_to_{other}_{name}"] = round(ours[name] / figures[name], 2)
     print(table(result))
     if options.json:
         print(json.dumps(result))
@@ -107,11 +114,11 @@ def one_large(process: int, port: int, megabytes: int) -> dict[str, float]:
     }
 
 
-def many_small(port: int, count: int) -> float:
-    """Uploads of 1 MB a second, by four clients."""
+def many(port: int, megabytes: int, count: int) -> float:
+    """Uploads of so many MB a second, by four clients."""
     with ThreadPoolExecutor(4) as pool:
         begin = time.perf_counter()
-        list(pool.map(lambda _: post(port, MB), range(count)))
+        list(pool.map(lambda _: post(port, megabytes * MB), range(count)))
         return count / (time.perf_counter() - begin)
 
 
@@ -182,7 +189,7 @@ def memory_mb(process: int, field: str) -> float:
 
 def table(result: dict[str, Any]) -> str:
     """The figures as lines."""
-    names = ["seconds", "written_mb", "memory_over_idle_mb", "stall_ms", "per_second"]
+    names = list(result["ways"]["ours"])
     lines = [" ".join(f"{name:>20}" for name in ["", *names])]
     for way, figures in result["ways"].items():
         lines.append(" ".join(f"{value:>20}" for value in [way, *(figures[name] for name in names)]))

@@ -35,11 +35,12 @@ UPLOADS = {
             "written_mb": 50.1,
             "memory_over_idle_mb": 4.1,
             "stall_ms": 4.0,
-            "per_second": 90.0,
+            "1_mb_per_second": 90.0,
+            "5_mb_per_second": 40.0,
         }
     },
     "ours_copies_on_disk": 1.002,
-    "ours_to_0_2_0_per_second": 1.07,
+    "ours_to_0_2_0_1_mb_per_second": 1.07,
 }
 MARKDOWN = (
     "import json, sys; from benchmarks.results import as_markdown; print(as_markdown(json.load(sys.stdin)))"
@@ -97,7 +98,7 @@ def test_the_tables_have_the_figures_and_say_what_is_missed() -> None:
         "| uploads: copies on disk | <= 1.05 | 1.002 | met |",
         "| uploads: uploads of 1 MB a second, to the way of 0.2.0 | >= 1.7 | 1.07 | **missed** |",
         "| images: png, times as fast as 0.2.0 | at least 1.5 | 2.08 | met |",
-        "| ours | 0.5 | 50.1 | 4.1 | 4 | 90 |",
+        "| ours | 0.5 | 50.1 | 4.1 | 4 | 90 | 40 |",
         "| png | ours | 21 (20 to 30) | 21 | 1,234 |",
         "| 1 watchers | 450 |",
     ):

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -299,7 +300,7 @@ def test_a_cancel_while_a_thread_is_at_the_disk_leaves_nothing(
 ) -> None:
     at_the_disk, go_on = threading.Event(), threading.Event()
     opened = Incoming._opened
-    claimed = Incoming._claimed
+    moved = Incoming._moved
 
     def gate() -> None:
         at_the_disk.set()
@@ -310,15 +311,15 @@ def test_a_cancel_while_a_thread_is_at_the_disk_leaves_nothing(
         gate()
         return file
 
-    def gated_claim(incoming: Incoming, directory: Path, name: str) -> Path:
-        path = claimed(incoming, directory, name)
+    def gated_move(incoming: Incoming, directory: Path, name: str) -> Path:
+        path = moved(incoming, directory, name)
         gate()
         return path
 
     if step == "write":
         monkeypatch.setattr(Incoming, "_opened", gated_open)
     else:
-        monkeypatch.setattr(Incoming, "_claimed", gated_claim)
+        monkeypatch.setattr(Incoming, "_moved", gated_move)
 
     async def save() -> None:
         saving = asyncio.create_task(storage.save_input_file("j1", "a.bin", Upload(b"some")))
@@ -334,6 +335,19 @@ def test_a_cancel_while_a_thread_is_at_the_disk_leaves_nothing(
     # Leaving asyncio.run waits for the threads.
     asyncio.run(save())
     assert files_below(storage.base_dir) == []
+
+
+def test_without_links_uploads_of_one_name_are_kept_too(
+    storage: LocalFileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_link)
+    for content in (b"first", b"second"):
+        asyncio.run(storage.save_input_file("j1", "a.bin", Upload(content)))
+    saved = {name: (storage.base_dir / name).read_bytes() for name in files_below(storage.base_dir)}
+    assert saved == {"jobs/j1/input/a.bin": b"first", "jobs/j1/input/a-2.bin": b"second"}
 
 
 def test_cleaning_up_removes_the_job_and_no_other(storage: LocalFileStorage) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -105,6 +106,8 @@ def run(cluster: Cluster, options: argparse.Namespace) -> tuple[Findings, FaultL
         over.set()
         follower.join()
     tail.read()
+    # Each file that it removes is a line, and thousands are wanted here.
+    logging.getLogger(sweep.__name__).setLevel(logging.ERROR)
     with mock.patch.object(sweep, "MIN_AGE_SECONDS", -1.0):
         list(sweep.sweep(LocalFileStorage(cluster.folder / "media"), store))
     records = {record.job_id: record for record in _all_records(store)}

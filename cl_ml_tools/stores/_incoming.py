@@ -5,8 +5,9 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,14 +85,8 @@ class Incoming:
             # Some file systems tell only here that there is no room.
             if not self._is_link:
                 self._opened().close()
-            final = self._claimed(self._job_dir / "input", name)
-            try:
-                self._path.replace(final)
-            except OSError:
-                final.unlink(missing_ok=True)
-                raise
-            self._path = final
-            return final
+            self._path = self._moved(self._job_dir / "input", name)
+            return self._path
 
     def discard(self) -> None:
         """Remove what there is of the upload, also when it was kept; harmless when there is nothing."""
@@ -121,18 +116,40 @@ class Incoming:
             self._file = self._path.open("xb", buffering=0)
         return self._file
 
-    def _claimed(self, directory: Path, name: str) -> Path:
-        """Make an empty file of that name, or of the nearest that is free."""
+    def _moved(self, directory: Path, name: str) -> Path:
+        """Move the file to that name, or to the nearest that is free."""
         with self._naming:
             taken = os.listdir(directory)  # noqa: PTH208 - names are wanted, not paths
             while True:
                 path = directory / distinct_name(name, taken)
                 try:
-                    path.touch(exist_ok=False)
+                    self._move_to(path)
                 except FileExistsError:
                     taken.append(path.name)
                 else:
                     return path
+
+    def _move_to(self, path: Path) -> None:
+        """Move the file, but not over another.
+
+        Raises:
+            FileExistsError: there is another.
+        """
+        try:
+            # ext4 writes a file out at once that is renamed over another, be it an empty one that holds the name.
+            os.link(self._path, path, follow_symlinks=False)
+            finish: Callable[[], object] = self._path.unlink
+        except FileExistsError:
+            raise
+        except OSError:
+            # The file system has no links.
+            path.touch(exist_ok=False)
+            finish = partial(self._path.replace, path)
+        try:
+            finish()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

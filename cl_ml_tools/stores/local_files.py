@@ -108,7 +108,7 @@ class LocalFileStorage:
 
     def _write(self, incoming: Incoming, job_id: str, chunk: bytes, name: str | None) -> Path | None:
         """Write a chunk; behind the last one give the file its name, and return its path."""
-        if incoming.size == 0:
+        if incoming.size == 0 and not self.get_input_path(job_id).is_dir():
             self.create_job_directory(job_id)
         if chunk:
             incoming.write(chunk)

@@ -45,6 +45,9 @@ class SavedUpload(UploadFile):
         super().__init__(BytesIO(), filename=part.filename if part else name, headers=headers)
         self.name, self.saved = name, saved
 
+    async def close(self) -> None:
+        """Nothing is open. Starlette would ask a thread to close it."""
+
 
 @dataclass(slots=True)
 class Received:
@@ -169,7 +172,8 @@ class Reception:
             # So that nobody sends a file for nothing.
             await self.earlier.find(self.items)
             self.received.has_files = True
-            await run_in_threadpool(self.file_storage.create_job_directory, self.received.job_id)
+            if not isinstance(self.file_storage, LimitsUploads):
+                await run_in_threadpool(self.file_storage.create_job_directory, self.received.job_id)
         if len(self._names) == self.limits.max_files:
             raise too_many_files(self.limits.max_files)
         name = distinct_name(safe_file_name(part.filename), self._names)

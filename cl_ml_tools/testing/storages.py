@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from cl_ml_tools.common.file_storage import FileStorage, ReusesOutputs
+from cl_ml_tools.common.file_storage import FileStorage, LimitsUploads, ReusesOutputs
 
 
 class FileStorageContract:
@@ -42,6 +42,13 @@ class FileStorageContract:
         assert saved["filename"] == "cat.png"
         assert saved["size"] == len(content)
         assert saved["hash"] == hashlib.sha256(content).hexdigest()
+
+    def test_a_stream_is_saved_into_directories_that_are_made_for_it(self, storage: FileStorage) -> None:
+        if not isinstance(storage, LimitsUploads):
+            return
+        saved = asyncio.run(storage.save_input_file("a", "cat.png", _Stream(b"meow")))
+        assert Path(str(saved["path"])).read_bytes() == b"meow"
+        assert Path(storage.get_output_path("a")).is_dir()
 
     def test_jobs_do_not_share_a_directory(self, storage: FileStorage) -> None:
         first, second = storage.create_job_directory("a"), storage.create_job_directory("b")
@@ -101,3 +108,13 @@ class _Upload:
 
     async def read(self, size: int = -1) -> bytes:
         return self._file.read(size)
+
+
+class _Stream:
+    """What is read once, and no file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._chunks = [content]
+
+    async def read(self, size: int) -> bytes:
+        return self._chunks.pop() if self._chunks else b""
