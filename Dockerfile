@@ -7,7 +7,7 @@ ARG PLUGINS=""
 RUN python -m venv /opt/cl_ml_tools
 COPY pyproject.toml README.md LICENSE /source/
 COPY cl_ml_tools /source/cl_ml_tools
-RUN /opt/cl_ml_tools/bin/pip install --no-cache-dir "/source[master,compute,flower]" ${PLUGINS}
+RUN /opt/cl_ml_tools/bin/pip install --no-cache-dir "/source[master,compute,flower,hiredis]" ${PLUGINS}
 
 FROM python:${PYTHON_VERSION}-slim
 COPY --from=build /opt/cl_ml_tools /opt/cl_ml_tools

@@ -140,7 +140,7 @@ def test_the_image_is_built_from_what_is_let_into_its_context(tmp_path: Path) ->
     subprocess.run(hatchling, cwd=built, check=True, stdout=subprocess.DEVNULL)
     assert list(tmp_path.glob("cl_ml_tools-*.whl"))
     (extras,) = re.findall(r"/source\[([a-z,]+)\]", DOCKERFILE)
-    assert extras.split(",") == ["master", "compute", "flower"]
+    assert extras.split(",") == ["master", "compute", "flower", "hiredis"]
 
 
 # --- what they run

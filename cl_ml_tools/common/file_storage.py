@@ -58,9 +58,8 @@ class UploadLimits:
 class LimitsUploads(Protocol):
     """A storage that says how much it takes in one upload, and takes uploads as streams.
 
-    Its `FileStorage.save_input_file` makes the job's directories if need be, and the ``file`` that it gets may have
-    nothing but ``async read(size)``, which can be read once. For another storage the directories are made before, and
-    it gets a whole ``UploadFile``.
+    The ``file`` that its `FileStorage.save_input_file` gets may have nothing but ``async read(size)``, which can be
+    read once; another storage gets a whole ``UploadFile``.
     """
 
     @property

@@ -172,8 +172,7 @@ class Reception:
             # So that nobody sends a file for nothing.
             await self.earlier.find(self.items)
             self.received.has_files = True
-            if not isinstance(self.file_storage, LimitsUploads):
-                await run_in_threadpool(self.file_storage.create_job_directory, self.received.job_id)
+            await run_in_threadpool(self.file_storage.create_job_directory, self.received.job_id)
         if len(self._names) == self.limits.max_files:
             raise too_many_files(self.limits.max_files)
         name = distinct_name(safe_file_name(part.filename), self._names)
