@@ -146,15 +146,15 @@ def test_a_job_runs_and_shows_its_progress(stage: Stage) -> None:
     ("step", "kind"), [("await_and_clean_up", "awaits"), ("wait_and_clean_up", "blocks")]
 )
 def test_the_soft_time_limit(stage: Stage, step: str, kind: str) -> None:
-    stage.start_worker(CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS="1", CL_ML_TOOLS_TIME_LIMIT_SECONDS="5")
+    stage.start_worker(CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS="2", CL_ML_TOOLS_TIME_LIMIT_SECONDS="6")
     job_id = stage.submit([step, str(stage.gate)])
     job = stage.ended(job_id)
     assert (job.status, job.attempt) == ("error", 1)
-    if job.error_message == "stopped at its soft time limit of 1 s":
+    if job.error_message == "stopped at its soft time limit of 2 s":
         assert stage.has_said(job_id, "cleaned-up")
         words = "stopped; may clean up"
     else:
-        assert job.error_message == "stopped at its time limit of 5 s"
+        assert job.error_message == "stopped at its time limit of 6 s"
         words = "not noticed"
     stage.goes_on(job_id)
     stage.is_in_table(f"soft time limit, code that {kind}", words)

@@ -19,9 +19,16 @@ logger = logging.getLogger(__name__)
 # The main process forks whenever a pool process has to be replaced.
 _working = ForkGate()
 
+CELERY_KEEPS_SECONDS = 60.0
+"""Longer hard limits are not told to Celery: its timer for a job stays in memory until it would be due, however soon
+the job was done (`kombu.asynchronous.timer`). With six hours each job took half a kilobyte for so long."""
+
+LOOK_SECONDS = 1.0
+"""How often it looks for runs that are over their hard limit."""
+
 OVERDUE_SECONDS = 5.0
-"""How long after its hard limit a run is ended here. Celery does it sooner, unless its event loop stands still: it
-does for as long as the broker is away."""
+"""How long after a hard limit that Celery keeps a run is ended here. Celery does it sooner, unless its event loop
+stands still: it does for as long as the broker is away."""
 
 RETRY_SECONDS = 1.0
 """Pause before the store is asked again after it did not answer."""
@@ -79,13 +86,14 @@ class Keeper:
         for request in requests:
             limit, begin, process = request.hard_time_limit, request.accepted_at, request.worker_pid
             # On the threads and solo pools the run watches its limit itself, in this very process.
-            if limit is None or begin is None or process in (None, os.getpid()) or attendant is None:
+            if begin is None or process in (None, os.getpid()) or attendant is None:
                 continue
-            if time.monotonic() - begin < limit + OVERDUE_SECONDS or id(request) in self._overdue:
+            patience = OVERDUE_SECONDS if request.has_limit_of_celery else 0.0
+            if time.monotonic() - begin < limit + patience or id(request) in self._overdue:
                 continue
             self._overdue.add(id(request))
             logger.warning(
-                "job %s is over its time limit of %g s, and Celery does not end it", request.job_id, limit
+                "job %s is over its time limit of %g s: ending process %d", request.job_id, limit, process
             )
             attendant.timed_out(request.job_id, process, limit)
             _kill(request, process)
@@ -121,21 +129,24 @@ class Keeper:
 
     def _loop(self) -> None:
         interval = self._installation.settings.lease_seconds / 3
+        extend_at = time.monotonic() + interval
         while True:
-            time.sleep(min(interval, self._pause_to_next_kill()))
+            extend_at = min(extend_at, time.monotonic() + self._pause_to_next_kill())
+            time.sleep(max(0.0, min(LOOK_SECONDS, extend_at - time.monotonic())))
             try:
                 with _working:
                     self.end_overdue()
+                    if time.monotonic() < extend_at:
+                        continue
                     self.extend_running()
             except StoreUnavailableError as error:
                 logger.warning("the keeper cannot reach the record, trying again: %s", error)
-                interval = RETRY_SECONDS
-                continue
+                extend_at = time.monotonic() + RETRY_SECONDS
             except Exception:  # the thread must outlive any fault, or the leases end under running jobs
                 logger.exception("the keeper failed")
-                interval = RETRY_SECONDS
-                continue
-            interval = self._installation.settings.lease_seconds / 3
+                extend_at = time.monotonic() + RETRY_SECONDS
+            else:
+                extend_at = time.monotonic() + interval
 
     def _pause_to_next_kill(self) -> float:
         if not self._stop_since:

@@ -29,10 +29,14 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
         super().on_accepted(pid, time_accepted)
 
     @property
-    def hard_time_limit(self) -> float | None:
-        """After so many seconds Celery ends the run (on prefork)."""
-        limit: float | None = self.time_limits[0] or self.task.time_limit
-        return limit
+    def hard_time_limit(self) -> float:
+        """After so many seconds the run is ended (on prefork)."""
+        return float(self.time_limits[0] or self.task.time_limit or self.task.longest_run)
+
+    @property
+    def has_limit_of_celery(self) -> bool:
+        """Whether Celery knows the hard limit, and keeps it."""
+        return bool(self.time_limits[0] or self.task.time_limit)
 
     @property
     def job_id(self) -> str:

@@ -14,6 +14,7 @@ from billiard.common import terminate_handler_fired
 from celery import Celery, Task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
+from cl_ml_tools.celery_bridge import keeper
 from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import celery_task_name
 from cl_ml_tools.celery_bridge.spawned import adopt_copies
@@ -44,6 +45,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
     Attributes:
         compute_module: what does them.
         installation: the store and the settings.
+        longest_run: the hard limit in seconds, also where Celery's ``time_limit`` is not set.
     """
 
     abstract = True
@@ -58,6 +60,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
 
     compute_module: ComputeModule
     installation: Installation
+    longest_run: float
 
 
 def run_job(self: JobTask, job_id: str, sequence: int) -> str:
@@ -177,11 +180,14 @@ def register_tasks(app: Celery, installation: Installation) -> None:
     """
     for task_type, module in load_tasks().items():
         limits = limits_of(module, installation.settings)
+        # One of the app's would stand in for none of the task's.
+        is_celerys = limits.hard <= keeper.CELERY_KEEPS_SECONDS or app.conf.task_time_limit
         options: dict[str, Any] = {
             "compute_module": module,
             "installation": installation,
             "soft_time_limit": limits.soft,
-            "time_limit": limits.hard,
+            "time_limit": limits.hard if is_celerys else None,
+            "longest_run": limits.hard,
         }
         app.task(
             run_job,

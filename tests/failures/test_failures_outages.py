@@ -426,6 +426,6 @@ def test_a_node_whose_clock_is_ahead_sweeps_no_upload_that_is_under_way(
 
 
 def clock_moved(hours: int) -> dict[str, str]:
-    """The variables of a process whose clock is off; see ``clock_off/sitecustomize.py``."""
-    folder = Path(__file__).parent / "clock_off"
+    """The variables of a process whose clock is off; see ``at_start/sitecustomize.py``."""
+    folder = Path(__file__).parent / "at_start"
     return {"PYTHONPATH": f"{folder}{os.pathsep}{PROBE_PLUGINS}", "CLOCK_OFF_SECONDS": str(hours * 3600)}

@@ -1,11 +1,14 @@
 """Runs that reach their time limits, on each pool as far as it can, and processes that die just then."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import staging
-from harness import ended, wait_until
+from harness import PROBE_PLUGINS, ended, wait_until
 from link import Link
 from staging import (
     QUICK,
@@ -32,6 +35,11 @@ link = staging.link_to_server
 
 SOFT = {"CL_ML_TOOLS_SOFT_TIME_LIMIT_SECONDS": "1"}
 HARD = {"CL_ML_TOOLS_TIME_LIMIT_SECONDS": "2"}
+UNKNOWN_TO_CELERY = {
+    "PYTHONPATH": f"{Path(__file__).parent / 'at_start'}{os.pathsep}{PROBE_PLUGINS}",
+    "CELERY_KEEPS_SECONDS": "0",
+}
+"""See ``at_start/sitecustomize.py``."""
 
 
 @pytest.mark.parametrize("step", ["wait_and_clean_up", "await_and_clean_up", "sleep_and_clean_up"])
@@ -58,6 +66,24 @@ def test_at_the_hard_limit_the_pool_process_ends_and_the_job_with_it(
     tmp_path: Path,
 ) -> None:
     start_worker("-c", "1", **QUICK, **SOFT, **HARD)
+    job_id = submit(["ignore_soft_limit_until", "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
+    assert (job.attempt, job.crashes, history(job)) == (1, 0, [(1, "timed_out")])
+    assert f"{job_id} SoftTimeLimitExceeded" in probe_log()
+    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)))
+    wait_until(lambda: unacknowledged_messages(repository) == 0)
+    assert ended(repository, submit()).status == "completed", "the worker goes on"
+
+
+def test_a_hard_limit_that_celery_does_not_know_is_kept(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    start_worker("-c", "1", **QUICK, **SOFT, **HARD, **UNKNOWN_TO_CELERY)
     job_id = submit(["ignore_soft_limit_until", "/never"])
     job = ended(repository, job_id)
     assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
@@ -248,3 +274,23 @@ def test_time_spent_waiting_for_the_record_to_take_the_outcome_does_not_count(
     job = ended(repository, job_id)
     assert (job.status, job.error_message) == ("completed", None)
     assert target.read_text() == "whole"
+
+
+def test_celery_has_no_timer_for_a_limit_that_is_hours_away() -> None:
+    """It would stay in the main process's memory for all these hours, for each job that was done long before."""
+    program = (
+        "from cl_ml_tools.app import create_celery_app; app = create_celery_app(); "
+        "app.loader.import_default_modules(); task = app.tasks['cl_ml_tools.image_resize']; "
+        "print(task.time_limit, task.longest_run)"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for variables in ({}, HARD)
+    ]
+    assert told == [["None", "21600.0"], ["2.0", "2.0"]]
