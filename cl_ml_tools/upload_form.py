@@ -17,9 +17,6 @@ from cl_ml_tools.common.schemas import BaseJobParams
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
-MAX_FILES = 100
-"""How many files one job takes."""
-
 FROM_JOB = "from_job"
 """The field that names a job whose outputs are inputs of the new one."""
 
@@ -30,7 +27,7 @@ _TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
 _PATHS = frozenset(BaseJobParams.model_fields)
 
 
-def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
+def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signature:
     """Make the signature of an endpoint whose form has the fields of ``schema`` and those that each form has.
 
     These are ``file``, ``from_job``, ``from_output`` and ``priority``.
@@ -38,6 +35,10 @@ def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
     FastAPI reads the form by it and describes it in OpenAPI, with the constraints, defaults and descriptions that the
     schema has. The values arrive as they were sent: `validated` checks them, and `checked_files` the list that
     ``file`` is.
+
+    Args:
+        schema: the task's parameters.
+        max_files: how many files one job takes.
 
     Raises:
         ValueError: a field of the schema is named like one of the form's own.
@@ -50,7 +51,7 @@ def form_signature(schema: type[BaseJobParams]) -> inspect.Signature:
     files = File(
         description="The file to process. Repeat the field to process several in one job. Needed unless `from_job` is "
         "given.",
-        json_schema_extra={"minItems": 1, "maxItems": MAX_FILES},
+        json_schema_extra={"minItems": 1, "maxItems": max_files},
     )
     uploads = Annotated[list[UploadFile], WrapValidator(_files_as_sent), files]
     earlier = Form(

@@ -15,13 +15,12 @@ from PIL import Image
 from plain_implementations import MemoryRepository
 
 from cl_ml_tools import FileStorage, Job
-from cl_ml_tools.common.file_storage import SavedFile
+from cl_ml_tools.common.file_storage import SavedFile, UploadLimits
 from cl_ml_tools.plugins.image_conversion.routes import create_router as conversion_routes
 from cl_ml_tools.plugins.image_resize.routes import create_router as resize_routes
 from cl_ml_tools.plugins.image_resize.schema import ImageResizeParams
 from cl_ml_tools.plugins.image_resize.task import ImageResizeTask
 from cl_ml_tools.stores.local_files import LocalFileStorage
-from cl_ml_tools.upload_form import MAX_FILES
 
 SIZE = {"width": "4", "height": "4"}
 
@@ -104,7 +103,7 @@ def test_outputs_that_would_be_named_alike_are_numbered(
 
 
 def test_one_job_takes_a_hundred_files_and_no_more(client: TestClient, repository: MemoryRepository) -> None:
-    most = uploads(*["cat.png"] * MAX_FILES)
+    most = uploads(*["cat.png"] * 100)
     assert client.post("/jobs/image_resize", data=SIZE, files=most).status_code == 200
     job = repository.only_job
     assert len(set(job.params["output_paths"])) == 100
@@ -116,6 +115,13 @@ def test_one_job_takes_a_hundred_files_and_no_more(client: TestClient, repositor
     assert (error["loc"], error["input"]) == (["body", "file"], 101)
     assert error["msg"] == "One job takes at most 100 files; more were sent."
     assert not repository.jobs
+
+
+def test_openapi_says_how_many_files_the_storage_takes(repository: MemoryRepository, tmp_path: Path) -> None:
+    storage = LocalFileStorage(tmp_path, upload_limits=UploadLimits(max_files=7))
+    schemas = client_of(repository, storage).get("/openapi.json").json()["components"]["schemas"]
+    most = [schema["properties"]["file"]["maxItems"] for name, schema in schemas.items() if "resize" in name]
+    assert most == [7]
 
 
 def test_text_among_the_files_is_a_422(client: TestClient, repository: MemoryRepository) -> None:

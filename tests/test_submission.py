@@ -308,6 +308,16 @@ def test_a_schema_with_a_name_of_the_forms_own_is_refused_at_once(
         factory(repository, storage, no_user)
 
 
+def test_a_field_may_be_named_response(repository: MemoryRepository, storage: LocalFileStorage) -> None:
+    class Params(BaseJobParams):
+        response: str
+
+    factory = upload_route("polite", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/polite", data={"response": "yes"}, files=PICTURE).status_code == 200
+    assert repository.only_job.params["response"] == "yes"
+
+
 # --- how it is described
 
 

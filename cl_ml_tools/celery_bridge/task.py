@@ -25,6 +25,7 @@ from cl_ml_tools.execution import (
     Execution,
     LeasedRun,
     RetryLater,
+    TimeLimits,
     finish,
     lease_clock,
     limits_of,
@@ -91,8 +92,11 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         raise Ignore
     # Only prefork keeps Celery's limits; there they reach a plugin that neither awaits nor reports, too.
     in_pool_process = _is_pool_process()
-    limits = limits_of(
-        self.compute_module, settings, soft_errors=(SoftTimeLimitExceeded,) if in_pool_process else ()
+    # The task's, since annotations may have changed what the plugin and the settings say.
+    limits = TimeLimits(
+        self.soft_time_limit,
+        self.time_limit or self.longest_run,
+        soft_errors=(SoftTimeLimitExceeded,) if in_pool_process else (),
     )
     monitored = LeasedRun(
         store,

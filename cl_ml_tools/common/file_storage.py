@@ -68,6 +68,11 @@ class LimitsUploads(Protocol):
         ...
 
 
+def limits_of_uploads(storage: object) -> UploadLimits:
+    """What a storage takes in one upload; the defaults when it does not say."""
+    return storage.upload_limits if isinstance(storage, LimitsUploads) else UploadLimits()
+
+
 @runtime_checkable
 class FileStorage(Protocol):
     """Keeps the inputs and outputs of jobs, a directory for each job."""

@@ -30,16 +30,13 @@ class TimeLimits:
         return bool(self.soft_errors)
 
 
-def limits_of(
-    module: ComputeModule, settings: Settings, soft_errors: tuple[type[BaseException], ...] = ()
-) -> TimeLimits:
+def limits_of(module: ComputeModule, settings: Settings) -> TimeLimits:
     """The plugin's limits, or those of the settings where it has none."""
     soft = module.soft_time_limit
     hard = module.time_limit
     return TimeLimits(
         settings.soft_time_limit_seconds if soft is None else soft,
         settings.time_limit_seconds if hard is None else hard,
-        soft_errors,
     )
 
 

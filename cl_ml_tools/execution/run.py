@@ -157,7 +157,9 @@ class Execution:
         if isinstance(error, self._limits.soft_errors) or (
             self._is_over_soft_limit and isinstance(error, asyncio.CancelledError)
         ):
-            return self._failed(f"stopped at its soft time limit of {self._limits.soft:g} s")
+            # Unknown when it is one of the worker's command line, or of its app.
+            seconds = "" if self._limits.soft is None else f" of {self._limits.soft:g} s"
+            return self._failed(f"stopped at its soft time limit{seconds}")
         if isinstance(error, asyncio.CancelledError) and self._stray is not None:
             error = self._stray
         if isinstance(error, asyncio.CancelledError):
@@ -165,10 +167,10 @@ class Execution:
                 raise error
             return self._failed("CancelledError: the plugin awaited something that was cancelled")
         if isinstance(error, _OwnLimitError):
-            kind, seconds = (
+            kind, limit = (
                 ("soft time", self._limits.soft) if self._limits.soft else ("time", self._limits.hard)
             )
-            return self._failed(f"stopped at its {kind} limit of {seconds:g} s")
+            return self._failed(f"stopped at its {kind} limit of {limit:g} s")
         if isinstance(error, ValidationError) and error.title == self._module.get_schema().__name__:
             return self._failed(f"invalid parameters: {_name_fields(error)}")
         if isinstance(error, PluginError):

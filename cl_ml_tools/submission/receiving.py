@@ -12,7 +12,7 @@ from uuid import uuid4
 from fastapi import Depends, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from cl_ml_tools.common.file_storage import FileStorage, LimitsUploads, UploadLimits
+from cl_ml_tools.common.file_storage import FileStorage, UploadLimits, limits_of_uploads
 from cl_ml_tools.common.job_control import CountsUnfinishedJobs
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams
@@ -52,7 +52,7 @@ def receiver(
     get_current_user: Callable[..., Any],
 ) -> Callable[..., AsyncIterator[Received]]:
     """Make the dependency that receives an upload; what it saved is removed unless it is handed over."""
-    limits = file_storage.upload_limits if isinstance(file_storage, LimitsUploads) else UploadLimits()
+    limits = limits_of_uploads(file_storage)
 
     async def receive(
         request: Request, user: Annotated[Any, Depends(get_current_user)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol, TypeVar, cast
 from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from cl_ml_tools.common.file_storage import FileStorage
+from cl_ml_tools.common.file_storage import FileStorage, limits_of_uploads
 from cl_ml_tools.common.job_control import AddsJobsOnce, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, JobStatus
@@ -23,6 +23,7 @@ ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
 _RECEIVED = "_received"
 _KEY = "_idempotency_key"
+_RESPONSE = "_response"
 
 
 class JobAccepted(BaseModel):
@@ -89,7 +90,7 @@ def upload_route(
     ) -> APIRouter:
         async def submit(file: list[SavedUpload], priority: int, **values: Any) -> JobAccepted:
             received: Received = values.pop(_RECEIVED)
-            response: Response = values.pop("response")
+            response: Response = values.pop(_RESPONSE)
             for name in (FROM_JOB, FROM_OUTPUT):
                 # Its files are among the others.
                 values.pop(name)
@@ -122,7 +123,8 @@ def upload_route(
         submit.task_type = task_type  # type: ignore[attr-defined]
         receive = receiver(schema, repository, file_storage, get_current_user)
         knows_again = isinstance(repository, AddsJobsOnce)
-        submit.__signature__ = _signature(schema, receive, knows_again)  # type: ignore[attr-defined]
+        form = form_signature(schema, limits_of_uploads(file_storage).max_files)
+        submit.__signature__ = _signature(form, receive, knows_again)  # type: ignore[attr-defined]
         router = APIRouter(dependencies=[ERROR_TRANSLATION], route_class=UploadRoute)
         router.add_api_route(
             f"/jobs/{task_type}",
@@ -173,12 +175,11 @@ _INPUTS_NEEDED: dict[str, Any] = {
 }
 
 
-def _signature(schema: type[BaseJobParams], receive: Callable[..., Any], knows_again: bool) -> Signature:
-    form = form_signature(schema)
+def _signature(form: Signature, receive: Callable[..., Any], knows_again: bool) -> Signature:
     beside: dict[str, Any] = {
         # Ends before the answer is sent, and with it the files that no job has.
         _RECEIVED: Annotated[Received, Depends(receive, scope="function")],
-        "response": Response,
+        _RESPONSE: Response,
     }
     if knows_again:
         description = (

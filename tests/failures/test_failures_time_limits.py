@@ -58,6 +58,38 @@ def test_at_the_soft_limit_a_plugin_cleans_up_and_the_job_ends_in_error(
     assert (job.attempt, history(job)) == (1, [])
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_soft_limit_of_an_annotation_is_that_of_the_job(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+    pool: str,
+) -> None:
+    (tmp_path / "annotated.py").write_text(
+        "from cl_ml_tools.app import create_celery_app\n"
+        "app = create_celery_app()\n"
+        "app.conf.task_annotations = {'*': {'soft_time_limit': 1, 'time_limit': 20}}\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{PROBE_PLUGINS}"
+    start_worker("-c", "1", "-P", pool, app="annotated", **QUICK, PYTHONPATH=path)
+    job_id = submit(["await_and_clean_up", "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its soft time limit of 1 s")
+    assert (job.attempt, probe_log()) == (1, [f"{job_id} start", f"{job_id} cleaned-up"])
+
+
+def test_a_soft_limit_of_the_workers_command_line_ends_the_job_in_error(
+    start_worker: StartWorker, submit: Submit, repository: CeleryJobRepository, probe_log: ProbeLog
+) -> None:
+    start_worker("-c", "1", "--soft-time-limit", "1", **QUICK)
+    job_id = submit(["wait_and_clean_up", "/never"])
+    job = ended(repository, job_id)
+    assert (job.status, job.error_message) == ("error", "stopped at its soft time limit")
+    assert (job.attempt, probe_log()) == (1, [f"{job_id} start", f"{job_id} cleaned-up"])
+
+
 def test_at_the_hard_limit_the_pool_process_ends_and_the_job_with_it(
     start_worker: StartWorker,
     submit: Submit,
