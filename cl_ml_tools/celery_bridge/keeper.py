@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from weakref import WeakKeyDictionary, WeakSet
 
 from celery.worker import state as worker_state
 
@@ -44,10 +45,11 @@ class Keeper:
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
-        self._held: set[int] = set()
-        self._stop_since: dict[int, float] = {}
-        self._revoked: set[int] = set()
-        self._overdue: set[int] = set()
+        # By the object: another request may get the address of one that has ended.
+        self._held: WeakSet[JobRequest] = WeakSet()
+        self._stop_since: WeakKeyDictionary[JobRequest, float] = WeakKeyDictionary()
+        self._revoked: WeakSet[JobRequest] = WeakSet()
+        self._overdue: WeakSet[JobRequest] = WeakSet()
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-keeper", daemon=True)
 
     def start(self) -> None:
@@ -68,30 +70,27 @@ class Keeper:
             [(request.job_id, None) for request in requests],
             lease_seconds=installation.settings.lease_seconds,
         )
-        running = {id(request) for request in requests}
-        self._held &= running
-        self._revoked &= running
-        self._stop_since = {key: since for key, since in self._stop_since.items() if key in running}
+        for request in set(self._stop_since) - set(requests):
+            del self._stop_since[request]
         for request, state in zip(requests, states, strict=True):
             if state is RunState.CURRENT:
-                self._held.add(id(request))
-            elif state is RunState.STOPPING or (state is RunState.LOST and id(request) in self._held):
+                self._held.add(request)
+            elif state is RunState.STOPPING or (state is RunState.LOST and request in self._held):
                 self._end_when_stubborn(request, state)
 
     def end_overdue(self) -> None:
         """Kill the pool processes of runs that are over their hard time limit, and have the record say so."""
         attendant = self._installation.attendant
         requests = _running_requests()
-        self._overdue &= {id(request) for request in requests}
         for request in requests:
             limit, begin, process = request.hard_time_limit, request.accepted_at, request.worker_pid
             # On the threads and solo pools the run watches its limit itself, in this very process.
             if begin is None or process in (None, os.getpid()) or attendant is None:
                 continue
             patience = OVERDUE_SECONDS if request.has_limit_of_celery else 0.0
-            if time.monotonic() - begin < limit + patience or id(request) in self._overdue:
+            if time.monotonic() - begin < limit + patience or request in self._overdue:
                 continue
-            self._overdue.add(id(request))
+            self._overdue.add(request)
             logger.warning(
                 "job %s is over its time limit of %g s: ending process %d", request.job_id, limit, process
             )
@@ -106,18 +105,15 @@ class Keeper:
         """
         attendant = self._installation.attendant
         for request in requests:
-            if (
-                request.id in worker_state.revoked
-                and id(request) not in self._revoked
-                and attendant is not None
-            ):
-                self._revoked.add(id(request))
+            is_revoked = request.id in worker_state.revoked
+            if is_revoked and request not in self._revoked and attendant is not None:
+                self._revoked.add(request)
                 attendant.revoked(request.job_id, request.id, None)
 
     def _end_when_stubborn(self, request: JobRequest, state: RunState) -> None:
         """Kill the pool process of a run that goes on although it was told to stop."""
         now = time.monotonic()
-        since = self._stop_since.setdefault(id(request), now)
+        since = self._stop_since.setdefault(request, now)
         process = request.worker_pid
         # On the threads and solo pools the run is in this very process.
         if process in (None, os.getpid()) or now - since < self._installation.settings.cancel_grace_seconds:

@@ -20,7 +20,7 @@ class PacedEventsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
     def start(self, consumer: Any) -> None:
         """Begin; anew after each connection, since it has a dispatcher of its own."""
         dispatcher, hub = consumer.event_dispatcher, consumer.hub
-        # Without an event loop (threads, solo) Celery sends each event as it comes.
+        # Without an event loop Celery sends each event as it comes.
         if dispatcher is None or hub is None:
             return
         is_waiting = False

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from celery import Celery
 from kombu.exceptions import BatchPublishError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cl_ml_tools.celery_bridge.queues import (
     celery_task_id,
@@ -34,10 +33,9 @@ def send(app: Celery, dispatches: Sequence[Dispatch]) -> bool:
     try:
         try:
             _publish(app, dispatches)
-        except BatchPublishError as error:
-            if isinstance(error.__cause__, RedisTimeoutError):
-                raise
-            # The connection was one of before a restart of Redis. What did arrive is doubled, which is harmless.
+        except BatchPublishError:
+            # The connection was one of before a restart of Redis, or one that a firewall has forgotten. What did
+            # arrive is doubled, which is harmless.
             _publish(app, dispatches)
     except Exception:
         job_ids = ", ".join(dispatch.job_id for dispatch in dispatches[:10])

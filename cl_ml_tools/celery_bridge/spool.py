@@ -6,14 +6,20 @@ of a run that had still to confirm its claim, and so not moved its outputs, it g
 """
 
 import json
+import logging
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cl_ml_tools.celery_bridge.handed_down import hand_down, handed_down
 from cl_ml_tools.common.job_leases import Claim, Outcome
 from cl_ml_tools.common.schemas import JobStatus
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 10
 
 SPOOL_VARIABLE = "_CL_ML_TOOLS_SPOOL"
 """Carries the spool's directory from a worker's main process to its pool processes."""
@@ -38,14 +44,40 @@ class OutcomeSpool:
         return cls(directory)
 
     def put(self, claim: Claim, outcome: Outcome | None) -> None:
-        """Note that a run waits, with its outcome, or with None as long as it has to confirm its claim."""
+        """Note that a run waits, with its outcome, or with None as long as it has to confirm its claim.
+
+        A note that cannot be written is logged: the run waits all the same, and only counts as crashed when its process
+        is killed meanwhile.
+        """
+        fields = outcome and (outcome.status, outcome.task_output, outcome.error_message)
+        text = json.dumps([claim.token, fields])
+        for _ in range(_TRIES - 1):
+            try:
+                return self._write(claim.job.job_id, text)
+            except (FileNotFoundError, FileExistsError):
+                # Another process has removed the directory, which was empty.
+                continue
+            except OSError:
+                break
+        try:
+            self._write(claim.job.job_id, text)
+        except OSError:
+            logger.warning(
+                "job %s waits for the store, which cannot be noted", claim.job.job_id, exc_info=True
+            )
+
+    def _write(self, job_id: str, text: str) -> None:
         # Private: who can write here decides outcomes.
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        path = self._path(claim.job.job_id)
+        path = self._path(job_id)
         partial = path.with_suffix(f".{os.getpid()}")
-        fields = outcome and (outcome.status, outcome.task_output, outcome.error_message)
-        partial.write_text(json.dumps([claim.token, fields]))
-        partial.replace(path)
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
     def get(self, job_id: str) -> tuple[str, Outcome | None] | None:
         """The token of the job's run that waits, and what was put with it; None when none waits."""

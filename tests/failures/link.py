@@ -26,6 +26,7 @@ class Link:
         self._pass_requests = threading.Event()
         self._pass_replies = threading.Event()
         self._open: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self._last_words = b""
         self._listener: socket.socket | None = None
         self.mend()
@@ -59,6 +60,10 @@ class Link:
     def is_idle(self) -> bool:
         """Whether nobody is connected any more, and all that was held is delivered."""
         return not self._open
+
+    def forget(self) -> None:
+        """Let nothing more through on the connections that are open, as a firewall does; new ones work."""
+        self._forgotten |= self._open
 
     def cut(self) -> None:
         """Close all connections, drop what was held, and refuse new ones."""
@@ -105,7 +110,8 @@ class Link:
                 if not gate.is_set():
                     held.append(chunk)
                     gate.wait()
-                target.sendall(chunk)
+                if source not in self._forgotten:
+                    target.sendall(chunk)
         for end in (source, target):
             _close(end)
             self._open.discard(end)

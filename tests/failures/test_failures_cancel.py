@@ -1,5 +1,6 @@
 """Jobs that are cancelled, deleted or revoked, before they run and while they do."""
 
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -111,6 +112,25 @@ def test_a_running_job_that_neither_awaits_nor_reports_is_ended_after_the_grace_
     assert not target.exists()
     assert worker.popen.poll() is None
     assert ended(repository, submit()).status == "completed"
+
+
+def test_the_grace_period_of_a_job_is_not_that_of_the_one_before_it(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    """Each ends by itself within its own; the keeper looks once a second."""
+    worker = start_worker("-c", "1", CL_ML_TOOLS_LEASE_SECONDS="3", CL_ML_TOOLS_CANCEL_GRACE_SECONDS="2")
+    for number in range(4):
+        gate = tmp_path / f"gate{number}"
+        job_id = running(submit, probe_log, ["wait_for", str(gate)])
+        repository.cancel_job(job_id)
+        time.sleep(1.3)
+        gate.touch()
+        assert ended(repository, job_id).status == "cancelled"
+    assert "ending process" not in worker.output
 
 
 @pytest.mark.parametrize("pool", ["threads", pytest.param("solo", marks=LONG)])

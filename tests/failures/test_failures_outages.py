@@ -425,6 +425,18 @@ def test_a_node_whose_clock_is_ahead_sweeps_no_upload_that_is_under_way(
     assert (jobs / "young").exists()
 
 
+def test_a_message_goes_out_although_the_connection_was_forgotten_on_its_way(
+    environment: Environment, link: Link, redis_server: EmbeddedRedis
+) -> None:
+    variables = {**environment.variables, "CL_ML_TOOLS_BROKER_URL": link.broker_url}
+    repository = create_repository(Settings.from_environment(variables))
+    with closing(repository), Redis.from_url(redis_server.redis_url) as client:
+        for number in range(2):
+            repository.add_job(Job(job_id=f"job-{number}", task_type="probe", params={}))
+            link.forget()
+        assert client.llen("cl_ml_tools.probe\x06\x164") == 2
+
+
 def clock_moved(hours: int) -> dict[str, str]:
     """The variables of a process whose clock is off; see ``at_start/sitecustomize.py``."""
     folder = Path(__file__).parent / "at_start"
