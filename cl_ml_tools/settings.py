@@ -91,7 +91,8 @@ class Settings(BaseModel):
     max_unfinished_jobs: int = Field(
         default=0,
         ge=0,
-        description="How many jobs a user may have queued or running; above it the answer is 429. 0: any number.",
+        description="How many jobs a user may have queued or running; above it the answer is 429. 0: any number. "
+        "Jobs of nobody are not counted.",
     )
     slow_client_seconds: float = Field(
         default=60.0,
@@ -124,7 +125,7 @@ class Settings(BaseModel):
         default=2.0,
         gt=0.0,
         le=30.0,
-        description="Longest wait for one answer of Redis. A call is tried twice.",
+        description="Longest wait for one answer of Redis, or of the broker. A call is tried twice.",
     )
     progress_interval_seconds: float = Field(
         default=0.2, ge=0.0, description="Shortest time between two writes of one job's progress."

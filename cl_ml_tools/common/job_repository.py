@@ -9,7 +9,7 @@ from cl_ml_tools.common.schemas import Job
 class JobRepository(Protocol):
     """Keeps jobs and hands them out. Any database can be behind it.
 
-    Implementations may be called from several threads at once.
+    The master calls one without leases in its event loop's thread, one call at a time, and so does a `Worker`.
     """
 
     def add_job(self, job: Job, created_by: str | None = None, priority: int | None = None) -> str:

@@ -1,20 +1,17 @@
 """The team's API: ``uvicorn api:app``."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 from auth import User, current_user
 from fastapi import Depends, FastAPI
-from shop import REDIS_URL, repository, thank
+from shop import REDIS_URL, repository, storage, thank
 
 from cl_ml_tools.job_routes import create_job_router
 from cl_ml_tools.master import create_master_router
-from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
 
-storage = LocalFileStorage(os.environ.get("MEDIA_DIR", "media"), max_file_bytes=50_000_000)
 watcher = RedisJobWatcher(REDIS_URL, prefix="shop")
 
 
@@ -34,4 +31,6 @@ def send_thanks(user: Annotated[User, Depends(current_user)]) -> None:
 
 
 app.include_router(create_master_router(repository, storage, current_user), prefix="/api")
-app.include_router(create_job_router(repository, current_user, watcher=watcher), prefix="/api")
+app.include_router(
+    create_job_router(repository, current_user, watcher=watcher, file_storage=storage), prefix="/api"
+)

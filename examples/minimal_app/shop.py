@@ -5,6 +5,7 @@ import os
 from celery import Celery
 
 from cl_ml_tools.celery_bridge import install
+from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
@@ -17,4 +18,5 @@ def thank(customer: str) -> None:
     print(f"Thank you, {customer}")
 
 
-repository = install(app, RedisJobStore(REDIS_URL, prefix="shop"))
+storage = LocalFileStorage(os.environ.get("MEDIA_DIR", "media"), max_file_bytes=50_000_000)
+repository = install(app, RedisJobStore(REDIS_URL, prefix="shop"), storage=storage)
