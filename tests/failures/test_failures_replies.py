@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 import staging
-from harness import Environment, ended
+from celery import Celery
+from harness import Environment, ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -100,6 +101,7 @@ def test_a_crash_whose_settlement_was_done_unheard_still_brings_the_job_back(
     job_id = submit(["wait_for", str(gate)])
     wait_for_word(probe_log, job_id, "start")
     know(repository, "requeue")
+    wait_until(lambda: is_accepted(redis_server), why="the main process knows who runs the job")
     link.hold_replies_from(b"crashed")
     os.kill(process_of(tmp_path, job_id), signal.SIGKILL)
     wait_for_status(repository, job_id, "queued")
@@ -110,6 +112,12 @@ def test_a_crash_whose_settlement_was_done_unheard_still_brings_the_job_back(
     link.mend()
     job = ended(repository, job_id)
     assert (job.status, job.attempt, history(job)) == ("completed", 2, [(1, "crashed")])
+
+
+def is_accepted(server: EmbeddedRedis) -> bool:
+    """Whether the worker's main process has heard from a pool process that it has begun: later than the plugin has."""
+    inspect = Celery("tests", broker=server.broker_url).control.inspect(timeout=2, limit=1)
+    return any(task["worker_pid"] for tasks in (inspect.active() or {}).values() for task in tasks)
 
 
 def test_a_worker_that_starts_while_redis_is_away_begins_when_it_is_back(
