@@ -51,20 +51,16 @@ class OutcomeSpool:
         """
         fields = outcome and (outcome.status, outcome.task_output, outcome.error_message)
         text = json.dumps([claim.token, fields])
-        for _ in range(_TRIES - 1):
+        for left in reversed(range(_TRIES)):
             try:
-                return self._write(claim.job.job_id, text)
-            except (FileNotFoundError, FileExistsError):
-                # Another process has removed the directory, which was empty.
-                continue
-            except OSError:
-                break
-        try:
-            self._write(claim.job.job_id, text)
-        except OSError:
-            logger.warning(
-                "job %s waits for the store, which cannot be noted", claim.job.job_id, exc_info=True
-            )
+                self._write(claim.job.job_id, text)
+            except OSError as error:
+                # Another process may remove the directory, which was empty.
+                if left and isinstance(error, FileNotFoundError | FileExistsError):
+                    continue
+                message = "job %s waits for the store, which cannot be noted"
+                logger.warning(message, claim.job.job_id, exc_info=True)
+            return
 
     def _write(self, job_id: str, text: str) -> None:
         # Private: who can write here decides outcomes.

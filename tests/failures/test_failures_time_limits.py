@@ -90,32 +90,16 @@ def test_a_soft_limit_of_the_workers_command_line_ends_the_job_in_error(
     assert (job.attempt, probe_log()) == (1, [f"{job_id} start", f"{job_id} cleaned-up"])
 
 
+@pytest.mark.parametrize("celery", [{}, UNKNOWN_TO_CELERY], ids=["known-to-celery", "unknown-to-celery"])
 def test_at_the_hard_limit_the_pool_process_ends_and_the_job_with_it(
     start_worker: StartWorker,
     submit: Submit,
     repository: CeleryJobRepository,
     probe_log: ProbeLog,
     tmp_path: Path,
+    celery: dict[str, str],
 ) -> None:
-    start_worker("-c", "1", **QUICK, **SOFT, **HARD)
-    job_id = submit(["ignore_soft_limit_until", "/never"])
-    job = ended(repository, job_id)
-    assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
-    assert (job.attempt, job.crashes, history(job)) == (1, 0, [(1, "timed_out")])
-    assert f"{job_id} SoftTimeLimitExceeded" in probe_log()
-    wait_until(lambda: not is_alive(process_of(tmp_path, job_id)))
-    wait_until(lambda: unacknowledged_messages(repository) == 0)
-    assert ended(repository, submit()).status == "completed", "the worker goes on"
-
-
-def test_a_hard_limit_that_celery_does_not_know_is_kept(
-    start_worker: StartWorker,
-    submit: Submit,
-    repository: CeleryJobRepository,
-    probe_log: ProbeLog,
-    tmp_path: Path,
-) -> None:
-    start_worker("-c", "1", **QUICK, **SOFT, **HARD, **UNKNOWN_TO_CELERY)
+    start_worker("-c", "1", **QUICK, **SOFT, **HARD, **celery)
     job_id = submit(["ignore_soft_limit_until", "/never"])
     job = ended(repository, job_id)
     assert (job.status, job.error_message) == ("error", "stopped at its time limit of 2 s")
