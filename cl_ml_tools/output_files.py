@@ -4,11 +4,10 @@ import hashlib
 import mimetypes
 import os
 import stat
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -84,32 +83,16 @@ def _output(name: str, path: Path) -> OutputFile | None:
     return OutputFile(name, path, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
-class FileHashes:
-    """SHA-256 of files, each computed once as long as the file is not written anew; safe to share between threads.
+def file_sha256(file: OutputFile) -> str:
+    """The SHA-256 of a file, 64 hex digits. Reads the file, unless it was asked for lately and is not written anew."""
+    return _sha256(str(file.path), file.size, file.modified_ns)
 
-    Args:
-        max_entries: how many hashes are remembered.
-    """
 
-    def __init__(self, max_entries: int = 10_000) -> None:
-        self._known: OrderedDict[tuple[Path, int, int], str] = OrderedDict()
-        self._max_entries = max_entries
-        self._lock = threading.Lock()
-
-    def __call__(self, file: OutputFile) -> str:
-        """The file's hash, 64 hex digits. Reads the file, so it belongs in a thread."""
-        key = (file.path, file.size, file.modified_ns)
-        with self._lock:
-            if known := self._known.get(key):
-                self._known.move_to_end(key)
-                return known
-        with file.path.open("rb") as source:
-            digest = hashlib.file_digest(source, "sha256").hexdigest()
-        with self._lock:
-            self._known[key] = digest
-            while len(self._known) > self._max_entries:
-                self._known.popitem(last=False)
-        return digest
+# An entry takes about 0.6 kB, also when its job is long removed.
+@lru_cache(maxsize=2048)
+def _sha256(path: str, size: int, modified_ns: int) -> str:
+    with Path(path).open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def zip_chunks(files: Sequence[OutputFile]) -> Iterator[bytes]:

@@ -20,8 +20,8 @@ from cl_ml_tools.job_routes.state import UNKNOWN_JOB
 from cl_ml_tools.job_routes.views import OutputView
 from cl_ml_tools.output_files import (
     CHUNK_BYTES,
-    FileHashes,
     OutputFile,
+    file_sha256,
     find_output,
     list_outputs,
     zip_chunks,
@@ -42,17 +42,15 @@ _NOT_COMPLETED = problem_responses({409: "The job is not completed: it has no ou
 
 def add_outputs(router: APIRouter, access: JobAccess, file_storage: FileStorage) -> None:
     """Add ``GET /jobs/{job_id}/outputs``, ``.../outputs/{name}`` and ``.../outputs.zip``."""
-    hashes = FileHashes()
-
     def views(job_id: str) -> list[OutputView]:
         return [
-            OutputView(name=file.name, size=file.size, media_type=file.media_type, sha256=hashes(file))
+            OutputView(name=file.name, size=file.size, media_type=file.media_type, sha256=file_sha256(file))
             for file in list_outputs(file_storage.get_output_path(job_id))
         ]
 
     def opened(job_id: str, name: str) -> tuple[OutputFile, str, BinaryIO] | None:
         file = find_output(file_storage.get_output_path(job_id), name)
-        return None if file is None else (file, hashes(file), file.path.open("rb"))
+        return None if file is None else (file, file_sha256(file), file.path.open("rb"))
 
     @router.get("/jobs/{job_id}/outputs", responses=UNKNOWN_JOB, summary="What a job has made")
     async def list_job_outputs(job: Annotated[Job, access.job]) -> list[OutputView]:
