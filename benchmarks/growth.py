@@ -89,7 +89,7 @@ def by_queued(comparison: Comparison, sizes: list[int]) -> tuple[dict[str, Figur
     with loaded_store() as (store, loader):
         have = 0
         for size in sizes:
-            store.add_all([new_job() for _ in range(size - have)], created_by="somebody else")
+            list(store.add_all([new_job() for _ in range(size - have)], created_by="somebody else"))
             have = size
             name = f"{size:,} queued"
             both, compared[name] = comparison.beside(name, TimedStore(store, loader.any_id))
@@ -104,7 +104,7 @@ def by_task_types(comparison: Comparison, sizes: list[int]) -> tuple[dict[str, F
         types: list[str] = []
         for size in sizes:
             new = [f"type_{number}" for number in range(len(types), size)]
-            store.add_all([new_job(task_type) for task_type in new])
+            list(store.add_all([new_job(task_type) for task_type in new]))
             types += new
             name = f"{size:,} task types"
             both, compared[name] = comparison.beside(name, TimedStore(store, loader.any_id, types))

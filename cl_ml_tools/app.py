@@ -12,7 +12,7 @@ from cl_ml_tools import __version__
 from cl_ml_tools.celery_bridge import CeleryJobRepository, PacedEventsStep, install
 from cl_ml_tools.celery_bridge.configuration import celery_configuration
 from cl_ml_tools.common.file_storage import UploadLimits
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.errors import SettingsError, StoreUnavailableError
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
@@ -27,18 +27,28 @@ FORM_BYTES = 1_000_000
 
 
 def create_storage(settings: Settings | None = None) -> LocalFileStorage:
-    """The storage of the jobs' files, under ``storage_dir``."""
+    """The storage of the jobs' files, under ``storage_dir``, which is made when it is not there.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
     settings = settings or Settings.from_environment()
-    return LocalFileStorage(
-        settings.storage_dir,
-        max_file_bytes=settings.max_upload_bytes,
-        min_free_bytes=settings.min_free_bytes,
-        upload_limits=UploadLimits(
-            max_files=settings.max_files,
-            max_request_bytes=settings.max_request_bytes,
-            max_unfinished_jobs=settings.max_unfinished_jobs,
-        ),
-    )
+    try:
+        return LocalFileStorage(
+            settings.storage_dir,
+            max_file_bytes=settings.max_upload_bytes,
+            min_free_bytes=settings.min_free_bytes,
+            upload_limits=UploadLimits(
+                max_files=settings.max_files,
+                max_request_bytes=settings.max_request_bytes,
+                max_unfinished_jobs=settings.max_unfinished_jobs,
+            ),
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"CL_ML_TOOLS_STORAGE_DIR = {str(settings.storage_dir)!r}: the directory cannot be made "
+            f"({error.strerror}: {error.filename}). Name one that can, and let this user write there."
+        ) from error
 
 
 def create_celery_app(settings: Settings | None = None) -> Celery:

@@ -1,7 +1,9 @@
 """Redis, a worker and the master, running together on this machine for a while."""
 
+import hashlib
 import importlib.util
 import os
+import secrets
 import socket
 import sys
 import time
@@ -19,6 +21,7 @@ from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
 _HOST = "127.0.0.1"
+_USER = "cl_ml_tools-demo"
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
@@ -54,6 +57,9 @@ class LocalStack:
         self._embedded: EmbeddedRedis | None = None
         if not os.environ.get("CL_ML_TOOLS_REDIS_URL"):
             self._embedded = EmbeddedRedis(self.storage_dir / "redis" if keep_records else None)
+        # Where users need a token, so do we: one that only this process knows.
+        self._api_tokens = settings.api_tokens
+        self._token = secrets.token_urlsafe() if settings.api_tokens else None
         self.url = f"http://{_HOST}:{self._port}"
         self.redis_url = settings.redis_url
         self._children = Children(exit_)
@@ -79,6 +85,9 @@ class LocalStack:
             _check_redis(self.redis_url)
         environment["CL_ML_TOOLS_REDIS_URL"] = self.redis_url
         environment["CL_ML_TOOLS_STORAGE_DIR"] = str(self.storage_dir)
+        if self._token is not None:
+            digest = hashlib.sha256(self._token.encode()).hexdigest()
+            environment["CL_ML_TOOLS_API_TOKENS"] = f"{_USER}:{digest},{self._api_tokens}"
         # Asking other nodes for news costs a second, and there is nothing that we want to know.
         worker = (
             f"-A cl_ml_tools worker -c 2 -n {self._node} --loglevel INFO --without-mingle --without-gossip"
@@ -121,7 +130,7 @@ class LocalStack:
 
     def client(self) -> MasterClient:
         """A client of the master."""
-        return MasterClient(_HOST, self._port)
+        return MasterClient(_HOST, self._port, token=self._token)
 
     def _wait_until_ready(self) -> None:
         worker = self._children["worker"]

@@ -31,15 +31,19 @@ class MasterClient:
     `http.client.HTTPException` when it fails (5xx), cannot be understood or cannot be reached.
     """
 
-    def __init__(self, host: str, port: int, *, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self, host: str, port: int, *, token: str | None = None, timeout_seconds: float = 60.0
+    ) -> None:
         """Connect nothing yet.
 
         Args:
             host: where the master is.
             port: its port.
+            token: its bearer token, where the master asks for one.
             timeout_seconds: the longest silence; the stream of events says something every 15 s.
         """
         self._host, self._port, self._timeout_seconds = host, port, timeout_seconds
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def is_up(self) -> bool:
         """Whether the master answers."""
@@ -79,7 +83,8 @@ class MasterClient:
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job's changes as they happen, each with ``status`` and ``progress``, until the master ends."""
         with self._connection() as connection:
-            connection.request("GET", f"{_JOBS}/{job_id}/events", headers={"Accept": "text/event-stream"})
+            headers = {**self._headers, "Accept": "text/event-stream"}
+            connection.request("GET", f"{_JOBS}/{job_id}/events", headers=headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise _refusal(response.status, response.read())
@@ -96,7 +101,7 @@ class MasterClient:
         with self._connection() as connection:
             # A master that refuses an upload answers before it has read all of it.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, body, headers or {})
+                connection.request(method, path, body, {**self._headers, **(headers or {})})
             response = connection.getresponse()
             content = response.read()
         if response.status >= 300:

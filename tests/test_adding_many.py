@@ -8,7 +8,13 @@ import pytest
 from cl_ml_tools import Job
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.celery_bridge.queues import queue_name
-from cl_ml_tools.errors import DuplicateJobError, InvalidJobError, InvalidJobIdError, MLToolsError
+from cl_ml_tools.errors import (
+    DuplicateJobError,
+    InvalidJobError,
+    InvalidJobIdError,
+    MLToolsError,
+    StoreUnavailableError,
+)
 from cl_ml_tools.stores import redis_jobs
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -39,6 +45,26 @@ def test_many_jobs_are_accepted_and_taken_in_their_order(
     assert all(record and (record.created_by, record.priority) == ("ada", 7) for record in records)
     assert taken(repository) == ids
     assert repository.add_jobs([]) == []
+
+
+@pytest.mark.redis_broker
+def test_when_the_store_fails_on_the_way_the_jobs_before_are_sent_already(
+    repository: CeleryJobRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_jobs, "BULK", 2)
+    kept, lost = jobs(2), jobs(1)
+    scripts = repository.store.scripts
+    run_each = scripts.run_each
+
+    def failing(name: str, calls: Any) -> list[Any]:
+        if any(lost[0].job_id in call for call in calls):
+            raise StoreUnavailableError("Redis does not answer")
+        return run_each(name, calls)
+
+    monkeypatch.setattr(scripts, "run_each", failing)
+    with pytest.raises(StoreUnavailableError):
+        repository.add_jobs([*kept, *lost])
+    assert taken(repository) == [job.job_id for job in kept]
 
 
 @pytest.mark.parametrize(

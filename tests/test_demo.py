@@ -105,7 +105,11 @@ def test_the_demo_resizes_a_picture_that_it_draws(command: Command) -> None:
     assert command.left() == []
 
 
-def test_the_demo_converts_a_given_picture_with_a_redis_that_runs_already(command: Command) -> None:
+def test_the_demo_converts_a_given_picture_with_a_redis_that_runs_already_where_users_need_tokens(
+    command: Command,
+) -> None:
+    command.environment["CL_ML_TOOLS_API_TOKENS"] = f"ada:{64 * 'a'}"
+    command.environment["CL_ML_TOOLS_ADMIN_USERS"] = "ada"
     picture = command.directory / "Bild 1.png"
     Image.new("RGB", (64, 48), "red").save(picture)
     with EmbeddedRedis() as server:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cl_ml_tools.app import create_storage
 from cl_ml_tools.errors import SettingsError
 from cl_ml_tools.settings import PREFIX, Settings
 
@@ -138,6 +139,15 @@ def test_a_variable_that_names_no_setting_is_an_error_that_lists_all_of_them(nam
         Settings.from_environment({f"{PREFIX}{name}": "1"})
     for known in Settings.model_fields:
         assert f"CL_ML_TOOLS_{known.upper()}" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_storage_that_cannot_be_made_is_an_error_that_names_its_variable(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=f"CL_ML_TOOLS_STORAGE_DIR = '{tmp_path}/{place}': .*file"):
+        create_storage(Settings(storage_dir=tmp_path / place))
 
 
 def test_settings_do_not_change() -> None:

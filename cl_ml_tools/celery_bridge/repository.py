@@ -133,10 +133,12 @@ class CeleryJobRepository:
             InvalidJobIdError: an id is not a plain id; nothing is stored.
             DuplicateJobError: there are jobs with some of the ids (its ``job_ids``); all others are accepted.
         """
-        added = self.store.add_all(jobs, created_by=created_by, priority=priority)
-        send(self._app, added)
-        if len(added) < len(jobs):
-            accepted = {dispatch.job_id for dispatch in added}
+        accepted: set[str] = set()
+        for dispatches in self.store.add_all(jobs, created_by=created_by, priority=priority):
+            # Before the next are stored: should that fail, these wait for nobody.
+            send(self._app, dispatches)
+            accepted.update(dispatch.job_id for dispatch in dispatches)
+        if len(accepted) < len(jobs):
             known = [job.job_id for job in jobs if job.job_id not in accepted]
             named = f"{', '.join(map(repr, known[:10]))}{' and more' if known[10:] else ''}"
             raise DuplicateJobError(f"there are jobs with the ids {named} already", known)

@@ -42,6 +42,7 @@ _NOT_COMPLETED = problem_responses({409: "The job is not completed: it has no ou
 
 def add_outputs(router: APIRouter, access: JobAccess, file_storage: FileStorage) -> None:
     """Add ``GET /jobs/{job_id}/outputs``, ``.../outputs/{name}`` and ``.../outputs.zip``."""
+
     def views(job_id: str) -> list[OutputView]:
         return [
             OutputView(name=file.name, size=file.size, media_type=file.media_type, sha256=file_sha256(file))

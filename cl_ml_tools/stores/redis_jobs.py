@@ -166,11 +166,11 @@ class RedisJobStore:
 
     def add_all(
         self, jobs: Sequence[Job], *, created_by: str | None = None, priority: int | None = None
-    ) -> list[Dispatch]:
+    ) -> Iterator[list[Dispatch]]:
         """Accept many jobs, each by itself, in a round trip for each `BULK` of them.
 
-        The answer leaves out those that it cannot accept because there is a job with the same id. All are checked
-        before the first is stored.
+        Yields the messages that have to be sent after each round trip; jobs that cannot be accepted because there is
+        one with the same id are left out. All are checked before the first is stored.
 
         Raises:
             InvalidJobError, InvalidJobIdError: see `add`; or an id is there twice.
@@ -179,12 +179,9 @@ class RedisJobStore:
         additions = [Addition(job, created_by=created_by, priority=priority) for job in jobs]
         if len({job.job_id for job in jobs}) < len(jobs):
             raise InvalidJobError("two of the jobs have the same id")
-        dispatches = []
         for first in range(0, len(additions), BULK):
-            for addition, answer in self._add_some(additions[first : first + BULK]):
-                if answer[0] != "exists":
-                    dispatches.append(addition.dispatch(answer))
-        return dispatches
+            answers = self._add_some(additions[first : first + BULK])
+            yield [addition.dispatch(answer) for addition, answer in answers if answer[0] != "exists"]
 
     def _add_some(self, additions: Sequence[Addition]) -> Iterator[tuple[Addition, Sequence[Any]]]:
         answers: list[Sequence[Any]] = []
