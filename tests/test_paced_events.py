@@ -1,13 +1,19 @@
 """Task events for Flower: all of them arrive, many at a time."""
 
+import socket
 import threading
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import Environment, Process, wait_until
+from kombu.asynchronous import Hub
+from kombu.asynchronous.timer import Timer
 
 from cl_ml_tools.app import create_celery_app
+from cl_ml_tools.celery_bridge.paced_events import PacedEventsStep
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -55,3 +61,34 @@ def test_all_events_of_many_short_jobs_arrive_in_few_messages_the_last_at_a_shut
     finally:
         over.set()
         watcher.join()
+
+
+def test_an_event_of_a_pool_thread_does_not_wait_until_the_event_loop_wakes() -> None:
+    sent = threading.Event()
+    hub: Any = Hub(timer=Timer(max_interval=60))
+    dispatcher = SimpleNamespace(flush=sent.set, on_send_buffered=None)
+    consumer = SimpleNamespace(event_dispatcher=dispatcher, hub=hub)
+    PacedEventsStep(consumer).start(consumer)
+    ours, others = socket.socketpair()
+    hub.add_reader(ours, lambda: None)  # without one it does not sleep
+    hub.call_later(60, lambda: None)  # so long it would, or for kombu's 10 s
+    asleep, poll = threading.Event(), hub.poller.poll
+
+    def watched_poll(timeout: float) -> Any:
+        asleep.set()
+        return poll(timeout)
+
+    hub.poller.poll = watched_poll
+    loop = threading.Thread(target=hub.run_forever, daemon=True)
+    loop.start()
+    try:
+        assert asleep.wait(5)
+        time.sleep(0.05)  # from the mark to its sleep; nothing tells of that
+        dispatcher.on_send_buffered()
+        assert sent.wait(5)
+    finally:
+        hub.stop()
+        loop.join(5)
+        hub.close()
+        ours.close()
+        others.close()

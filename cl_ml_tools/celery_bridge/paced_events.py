@@ -34,7 +34,8 @@ class PacedEventsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery 
             nonlocal is_waiting
             if not is_waiting:
                 is_waiting = True
-                hub.call_later(PAUSE_SECONDS, send)
+                # `call_soon` wakes a loop that sleeps: on a pool of threads this is none of its own.
+                hub.call_soon(hub.call_later, PAUSE_SECONDS, send)
 
         dispatcher.on_send_buffered = gather
 
