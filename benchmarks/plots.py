@@ -120,8 +120,8 @@ def _load(result: dict[str, Any]) -> Any:
     for part, values in series.items():
         if part != "seconds":
             axes.plot(series["seconds"], values, label=part.replace("_", " "))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)  # room for the legend
     axes.set_xlabel("seconds")
     axes.set_title(f"memory, MB, under {result['clients']} clients ({result['jobs_per_s']:g} jobs a second)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left", ncols=4)
     return figure
