@@ -10,7 +10,6 @@ from cl_ml_tools.celery_bridge.queues import queue_name
 from cl_ml_tools.common.job_control import SERVING_SECONDS
 from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.fork_gate import ForkGate
-from cl_ml_tools.registry import installed_task_types
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Announcer:
         consumer = getattr(getattr(self._worker, "consumer", None), "task_consumer", None)
         if consumer is None:
             return []
-        return [name for name in installed_task_types() if consumer.consuming_from(queue_name(name))]
+        return [name for name in self._installation.task_types if consumer.consuming_from(queue_name(name))]
 
     def _loop(self) -> None:
         said: list[str] = []

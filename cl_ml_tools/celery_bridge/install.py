@@ -12,7 +12,6 @@ from cl_ml_tools.celery_bridge.installation import Installation, installations
 from cl_ml_tools.celery_bridge.queues import job_queue, queue_name
 from cl_ml_tools.celery_bridge.repository import CeleryJobRepository
 from cl_ml_tools.common.file_storage import FileStorage
-from cl_ml_tools.registry import installed_task_types
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.stores.redis_recovery import RedisRecovery
@@ -88,7 +87,8 @@ def _choose_queues(instance: Any, options: dict[str, Any] | None = None, **_: An
         return
     asked = (options or {}).get("queues") or ()
     named = set(asked.split(",") if isinstance(asked, str) else asked)
-    for task_type in installed_task_types():
+    # Its tasks are loaded by now (`WorkController.__init__`).
+    for task_type in installation.task_types:
         if installation.consume:
             app.amqp.queues.select_add(job_queue(app, task_type))
         elif queue_name(task_type) in named:

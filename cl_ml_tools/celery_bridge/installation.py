@@ -35,6 +35,7 @@ class Installation:
         storage: where the jobs' files are, or None when workers do not remove any.
         consume: whether workers take the queues of their task types without being asked by ``-Q``.
         attendant: in a worker's main process, who settles runs that ended badly.
+        task_types: what is registered as tasks; empty where tasks are not loaded.
     """
 
     store: RedisJobStore
@@ -44,6 +45,7 @@ class Installation:
     storage: FileStorage | None
     consume: bool
     attendant: "Attendant | None" = field(default=None)
+    task_types: list[str] = field(default_factory=list)
 
     @property
     def node(self) -> str:

@@ -76,7 +76,7 @@ class CeleryJobRepository:
         self.store = store
         self._owner = Owner(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", os.getpid())
         self._held: dict[str, _HeldJob] = {}
-        self._announced_until = 0.0
+        self._announced: dict[str, tuple[float, set[str]]] = {}
 
     @property
     def leases(self) -> JobLeases:
@@ -216,9 +216,7 @@ class CeleryJobRepository:
         Raises:
             kombu.exceptions.OperationalError: the broker cannot be reached.
         """
-        if time.monotonic() >= self._announced_until:
-            self.announce(owner.node, task_types)
-            self._announced_until = time.monotonic() + SERVING_SECONDS / 3
+        self._announce_poller(owner.node, task_types)
         return polling.claim_next_job(
             self._app, self.store, task_types, owner=owner, lease_seconds=lease_seconds
         )
@@ -283,6 +281,17 @@ class CeleryJobRepository:
         The job stays accepted: its record says that it is queued.
         """
         return send(self._app, [dispatch])
+
+    def _announce_poller(self, node: str, task_types: Sequence[str]) -> None:
+        """Say what a node polls for: from time to time, and when it is more than was said."""
+        say_again_at, said = self._announced.get(node, (0.0, set()))
+        if time.monotonic() >= say_again_at:
+            said = set()
+        elif said.issuperset(task_types):
+            return
+        said = said | set(task_types)
+        self.announce(node, sorted(said))
+        self._announced[node] = (time.monotonic() + SERVING_SECONDS / 3, said)
 
     def _update_held(self, held: _HeldJob, status: JobStatus | None, fields: dict[str, Any]) -> bool:
         job_id, token = held.claim.job.job_id, held.claim.token

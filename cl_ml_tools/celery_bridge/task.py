@@ -121,6 +121,7 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         limits=limits,
         on_doubt=keep_doubt,
         is_process_ending=_is_process_ending,
+        is_cancelled_by_others=False,
     ) as execution:
         ended = run_on_thread_loop(execution.run(), execution.interrupted)
         if doubted:
@@ -182,7 +183,9 @@ def register_tasks(app: Celery, installation: Installation) -> None:
     Raises:
         PluginLoadError: a plugin cannot be loaded.
     """
-    for task_type, module in load_tasks().items():
+    tasks = load_tasks()
+    installation.task_types = sorted(tasks)
+    for task_type, module in tasks.items():
         limits = limits_of(module, installation.settings)
         # One of the app's would stand in for none of the task's.
         is_celerys = limits.hard <= keeper.CELERY_KEEPS_SECONDS or app.conf.task_time_limit

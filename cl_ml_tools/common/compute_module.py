@@ -25,7 +25,7 @@ class ComputeModule(ABC, Generic[ParamsT]):
         time_limit: when a run is ended; None takes the setting.
         autoretry_for: exceptions that are worth another try. All others are final.
         dont_autoretry_for: exceptions among those that are final all the same.
-        max_retries: how many tries follow the first one.
+        max_retries: how many tries follow the first one; None means any number.
         default_retry_delay: how long the next try waits when there is no backoff.
         retry_backoff: True or a factor: the next try waits factor * 2**n, n = 0, 1, ... (True is 1).
         retry_backoff_max: upper bound of that wait.
@@ -36,7 +36,7 @@ class ComputeModule(ABC, Generic[ParamsT]):
     time_limit: float | None = None
     autoretry_for: tuple[type[Exception], ...] = ()
     dont_autoretry_for: tuple[type[Exception], ...] = ()
-    max_retries: int = 3
+    max_retries: int | None = 3
     default_retry_delay: float = 180.0
     retry_backoff: bool | float = False
     retry_backoff_max: float = 600.0

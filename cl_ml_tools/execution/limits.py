@@ -1,6 +1,7 @@
 """How long a run may take, and whether a failed one is worth another try."""
 
 import random
+import sys
 from dataclasses import dataclass
 
 from cl_ml_tools.common.compute_module import ComputeModule
@@ -57,7 +58,7 @@ class RetryLater:
 
 def retry_for(module: ComputeModule, job: Job, error: BaseException, detail: str) -> RetryLater | None:
     """The next try that ``error`` is worth, or None when it is final."""
-    if not isinstance(error, module.autoretry_for):
+    if not isinstance(error, tuple(module.autoretry_for)):
         return None
     if isinstance(error, (*module.dont_autoretry_for, BadInputError)):
         return None
@@ -65,7 +66,9 @@ def retry_for(module: ComputeModule, job: Job, error: BaseException, detail: str
     delay = module.default_retry_delay
     if module.retry_backoff:
         # https://docs.celeryq.dev/en/stable/userguide/tasks.html#Task.retry_backoff
-        delay = min(module.retry_backoff_max, max(1.0, float(module.retry_backoff)) * 2**failures)
+        delay = min(
+            module.retry_backoff_max, max(1.0, float(module.retry_backoff)) * 2.0 ** min(failures, 64)
+        )
         if module.retry_jitter:
             delay = random.uniform(0, delay)  # noqa: S311 - spreads load, protects nothing
-    return RetryLater(detail, delay, module.max_retries)
+    return RetryLater(detail, delay, sys.maxsize if module.max_retries is None else module.max_retries)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
-from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.common.schemas import JobStatus, check_nesting
 from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
@@ -43,6 +43,7 @@ class Execution:
         on_doubt: called before the run, whose plugin is done, waits for the store to confirm its claim.
         is_process_ending: whether a ``SystemExit`` or ``KeyboardInterrupt`` is the end of the process, not the
             plugin's doing.
+        is_cancelled_by_others: whether the task that awaits `run` may be cancelled by anybody but the plugin.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Execution:
         limits: TimeLimits,
         on_doubt: Callable[[], None] = lambda: None,
         is_process_ending: Callable[[BaseException], bool] = _is_interrupt,
+        is_cancelled_by_others: bool = True,
     ) -> None:
         self._module = module
         self._claim = claim
@@ -61,6 +63,7 @@ class Execution:
         self._limits = limits
         self._on_doubt = on_doubt
         self._is_process_ending = is_process_ending
+        self._is_cancelled_by_others = is_cancelled_by_others
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_over_soft_limit = False
@@ -92,7 +95,12 @@ class Execution:
             if not self._commit(outputs):
                 return self._stopped()
         except BaseException as error:  # noqa: BLE001 - what is not the plugin's goes up from there
-            return self._outcome_of(error, outputs)
+            try:
+                return self._outcome_of(error, outputs)
+            except Exception:
+                # What a plugin raises, or says of its tries, may itself be broken. Its job ends all the same.
+                logger.exception("job %s: no outcome can be made of a %s", job.job_id, type(error).__name__)
+                return self._failed(f"{type(error).__name__}, which says no more of itself")
         finally:
             self._task = None
             outputs.discard()
@@ -131,7 +139,10 @@ class Execution:
         job = self._claim.job
         outputs.prepare()
         moved = {**job.params, "output_paths": outputs.paths} if outputs.paths else job.params
-        params = self._module.get_schema().model_validate(moved)
+        try:
+            params = self._module.get_schema().model_validate(moved)
+        except ValidationError as error:
+            raise PluginError(f"invalid parameters: {_name_fields(error)}") from error
         own_limit = None if self._limits.are_watched_elsewhere else self._limits.soft or self._limits.hard
         timeout = asyncio.timeout(own_limit)
         try:
@@ -163,16 +174,16 @@ class Execution:
         if isinstance(error, asyncio.CancelledError) and self._stray is not None:
             error = self._stray
         if isinstance(error, asyncio.CancelledError):
-            if self._task is not None and self._task.cancelling():
+            if self._is_cancelled_by_others and self._task is not None and self._task.cancelling():
                 raise error
-            return self._failed("CancelledError: the plugin awaited something that was cancelled")
+            return self._failed(
+                "CancelledError: the plugin cancelled itself, or what it awaited was cancelled"
+            )
         if isinstance(error, _OwnLimitError):
             kind, limit = (
                 ("soft time", self._limits.soft) if self._limits.soft else ("time", self._limits.hard)
             )
             return self._failed(f"stopped at its {kind} limit of {limit:g} s")
-        if isinstance(error, ValidationError) and error.title == self._module.get_schema().__name__:
-            return self._failed(f"invalid parameters: {_name_fields(error)}")
         if isinstance(error, PluginError):
             return self._failed(str(outputs.real(str(error))))
         detail = str(outputs.real(f"{type(error).__name__}: {error}"))
@@ -241,6 +252,8 @@ def _read_result(returned: object) -> dict[str, Any]:
     if not isinstance(task_output, dict):
         raise PluginError(f"the plugin's task_output must be a dict, not {type(task_output).__name__}")
     try:
-        return dict(json.loads(json.dumps(task_output, allow_nan=False)))
+        output = dict(json.loads(json.dumps(task_output, allow_nan=False)))
+        check_nesting(output)
+        return output
     except (TypeError, ValueError, RecursionError) as error:
         raise PluginError(f"the plugin's task_output cannot be written as JSON: {error}") from error

@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,9 @@ INCOMING_PREFIX = ".incoming-"
 """How the names of uploads begin that are not whole yet."""
 
 CHUNK_BYTES = 1024 * 1024
+
+TOUCH_SECONDS = 60.0
+"""How often a job's directory is marked as in use while an upload comes in: the sweep takes what is old."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -41,6 +45,7 @@ class Incoming:
         self._digest = hashlib.sha256()
         self._discarded = False
         self._is_link = False
+        self._touch_at = time.monotonic() + TOUCH_SECONDS
         self._lock = threading.Lock()
         self.size = 0
 
@@ -58,6 +63,9 @@ class Incoming:
                 left = left[file.write(left) :]
             self._digest.update(chunk)
             self.size += len(chunk)
+            if time.monotonic() >= self._touch_at:
+                os.utime(self._job_dir)
+                self._touch_at = time.monotonic() + TOUCH_SECONDS
 
     def take_over(self, source: Path) -> None:
         """Be a file that is there already: under a second name, which costs nothing, or else as a copy.

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from cl_ml_tools.common.job_leases import Dispatch
-from cl_ml_tools.common.schemas import JobRecord
+from cl_ml_tools.common.schemas import JobRecord, check_nesting
 from cl_ml_tools.errors import InvalidJobError
 
 
@@ -16,7 +16,9 @@ def to_json(field: str, value: Any) -> str:
         InvalidJobError: JSON cannot hold it; the message names ``field``.
     """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        check_nesting(value)
+        return text
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidJobError(f"{field} cannot be written as JSON: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.exceptions import (
     ClusterDownError,
+    DataError,
     MasterDownError,
     NoScriptError,
     OutOfMemoryError,
@@ -133,6 +134,9 @@ class ScriptRunner:
         except ResponseError as error:
             if _UNAVAILABLE_REPLY.search(str(error)):
                 raise StoreUnavailableError(f"Redis cannot serve now: {error}") from error
+            raise
+        except DataError:
+            # Raised before anything is sent: a fault of the caller's, which no waiting mends.
             raise
         except RedisError as error:
             raise StoreUnavailableError(f"Redis failed: {error}") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ from cl_ml_tools.errors import InvalidJobIdError, UploadTooLargeError
 from cl_ml_tools.file_names import check_job_id, safe_file_name
 from cl_ml_tools.output_files import find_output
 from cl_ml_tools.stores._incoming import CHUNK_BYTES, INCOMING_PREFIX, Incoming, lack_of_room_told
+
+logger = logging.getLogger(__name__)
 
 _DOOMED_PREFIX = ".removing-"
 _T = TypeVar("_T")
@@ -183,10 +186,10 @@ class LocalFileStorage:
         newest = self._now() - min_age_seconds
         removed = 0
         for path in (self.base_dir / "jobs").glob(f"{_DOOMED_PREFIX}*"):
-            with suppress(FileNotFoundError):
-                if path.lstat().st_mtime <= newest:
-                    shutil.rmtree(path)
-                    removed += 1
+            try:
+                removed += _remove_old(path, newest)
+            except OSError:
+                logger.exception("what is left of a removed job cannot be removed: %s", path)
         return removed
 
     def remove_leftovers(self, job_id: str, min_age_seconds: float) -> int:
@@ -194,16 +197,7 @@ class LocalFileStorage:
         newest = self._now() - min_age_seconds
         directory = self._job_dir(job_id)
         left = [*directory.glob(f"output/{ATTEMPT_PREFIX}*"), *directory.glob(f"{INCOMING_PREFIX}*")]
-        removed = 0
-        for path in left:
-            with suppress(FileNotFoundError):
-                if path.lstat().st_mtime <= newest:
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-                    removed += 1
-        return removed
+        return sum(_remove_old(path, newest) for path in left)
 
     def _now(self) -> float:
         """The time of day by the clock that stamps the files: on a share its server's, whatever this host's says."""
@@ -212,6 +206,20 @@ class LocalFileStorage:
 
     def _job_dir(self, job_id: str) -> Path:
         return self.base_dir / "jobs" / check_job_id(job_id)
+
+
+def _remove_old(path: Path, newest: float) -> bool:
+    """Remove what has not changed since ``newest``, of a link the link; says whether there was something to remove."""
+    try:
+        if path.lstat().st_mtime > newest:
+            return False
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 async def _read(file: Any) -> bytes:

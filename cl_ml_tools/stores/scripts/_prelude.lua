@@ -3,6 +3,7 @@
 -- A line is the jobs of one task type and priority: '<task_type>:<priority>'.
 
 local MAX_EVENTS = 100000
+local MAX_HISTORY = 20
 
 -- Milliseconds by the server's clock; tests move it by meta.time_offset_ms.
 local function now()
@@ -108,11 +109,15 @@ local function to_queued(id)
   emit(id, 'queued', '0')
 end
 
--- Adds to the record how the current attempt ended: one JSON object a line.
+-- Adds to the record how the current attempt ended: one JSON object a line. Of very many the first and the latest stay.
 local function remember_end(id, cause, detail)
   local v = redis.call('HMGET', key_job(id), 'attempt', 'node', 'history')
   local entry = cjson.encode({attempt = tonumber(v[1]), at = now(), node = v[2] or '', cause = cause, detail = detail})
-  redis.call('HSET', key_job(id), 'history', v[3] and (v[3] .. '\n' .. entry) or entry)
+  local lines = {}
+  for line in string.gmatch(v[3] or '', '[^\n]+') do lines[#lines + 1] = line end
+  if #lines >= MAX_HISTORY then table.remove(lines, MAX_HISTORY / 2) end
+  lines[#lines + 1] = entry
+  redis.call('HSET', key_job(id), 'history', table.concat(lines, '\n'))
 end
 
 -- Notes that leases are being looked after. When nobody could do so for half a lease, an outage is over: everybody
