@@ -39,15 +39,6 @@ class RoutePlugin:
     create_router: "RouteFactory"
 
 
-def installed_task_types() -> list[str]:
-    """Name the installed tasks without importing any of them, sorted.
-
-    These are the names of the entry points. A plugin may name its entry point otherwise than its task type
-    (`load_tasks` warns of it); the true task types are known once the tasks are loaded.
-    """
-    return sorted({point.name for point in _installed(TASK_GROUP)})
-
-
 def installed_route_names() -> list[str]:
     """Name the installed routes without importing any of them, sorted."""
     return sorted({point.name for point in _installed(ROUTE_GROUP)})

@@ -26,7 +26,7 @@ from cl_ml_tools.common.job_leases import (
     RunState,
 )
 from cl_ml_tools.common.schemas import BaseJobParams, Job, JobRecord, JobStatus
-from cl_ml_tools.errors import BadInputError, JobStopped, StoreUnavailableError
+from cl_ml_tools.errors import BadInputError, InvalidJobError, JobStopped, StoreUnavailableError
 from cl_ml_tools.execution import (
     Execution,
     LeasedRun,
@@ -276,6 +276,29 @@ def test_an_output_that_json_cannot_hold_is_an_error_that_says_so(stage: Stage, 
     assert "JSON" in message
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = 1
+    for _ in range(levels - 1):
+        value = [value]
+    return {"value": value}
+
+
+def test_an_output_that_no_answer_could_carry_is_an_error_that_says_so(stage: Stage) -> None:
+    message = stage.error_of(lambda _: {"status": "ok", "task_output": nested(101)})
+    assert message.endswith("it is nested deeper than 100 levels")
+
+
+def test_an_output_that_is_nested_as_deep_as_may_be_is_told(stage: Stage) -> None:
+    record = stage.run(lambda _: {"status": "ok", "task_output": nested(100)})
+    assert record is not None
+    assert record.model_dump(mode="json")["task_output"] == nested(100)
+
+
+def test_parameters_that_no_answer_could_carry_are_refused(store: RedisJobStore) -> None:
+    with pytest.raises(InvalidJobError, match=r"params .* nested deeper than 100 levels"):
+        store.add(Job(job_id="a", task_type="probe", params=nested(101)))
+
+
 def test_an_awaited_future_that_somebody_cancelled_is_the_plugins_error(stage: Stage) -> None:
     async def wait_for_a_cancelled_one(_: Call) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -302,6 +325,33 @@ def test_an_error_that_is_worth_another_try_is_queued_again_until_the_tries_are_
     assert record is not None
     assert (record.status, record.failures) == ("error", 2)
     assert record.error_message == "ConnectionResetError: peer is away"
+
+
+@pytest.mark.parametrize("failures", [0, 10_000])
+def test_tries_without_a_bound_go_on_and_their_pause_has_one(stage: Stage, failures: int) -> None:
+    module = Plugin(lambda _: raise_(OSError("busy")))
+    module.autoretry_for = [OSError]  # type: ignore[assignment]  # as people write it
+    module.max_retries = None
+    module.retry_backoff, module.retry_jitter = True, False
+    stage.store.add(Job(job_id="a", task_type="probe", params={}))
+    stage.store.client.hset(stage.store.keys("job", "a"), "failures", str(failures))
+    stage.run(module)
+    assert isinstance(stage.ended, RetryLater)
+    assert stage.ended.delay_seconds == (600.0 if failures else 1.0)
+    claim = Claim(Job(job_id="a", task_type="probe", params={}), "t")
+    assert retry_later(claim, stage.ended, stage.store, HERE).state is RequeueState.WAITING
+
+
+def test_of_very_many_failed_tries_the_first_and_the_latest_are_remembered(store: RedisJobStore) -> None:
+    store.add(Job(job_id="a", task_type="probe", params={}))
+    for attempt in range(1, 31):
+        store.claim("a", token="t", owner=HERE, sequence=0, lease_seconds=30)
+        store.requeue(
+            "a", owner=HERE, cause=RequeueCause.FAILED, detail=f"number {attempt}", max_retries=99, token="t"
+        )
+    record = store.get("a")
+    assert record is not None
+    assert [end.attempt for end in record.history] == [*range(1, 10), *range(20, 31)]
 
 
 # outputs
@@ -360,6 +410,15 @@ def test_whatever_else_a_plugin_writes_beside_its_outputs_comes_along(stage: Sta
         "tiles/deep/1.txt": "new",
         "tiles/old.txt": "old",
     }
+
+
+def test_an_output_that_a_plugin_did_not_write_is_told_in_the_log(
+    stage: Stage, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = stage.run(lambda _: {"status": "ok"}, output_paths=[str(target)])
+    assert record is not None
+    assert record.status == "completed"
+    assert f"job a: done, and did not write {target}" in caplog.text
 
 
 def test_outputs_may_lie_in_several_directories(stage: Stage, tmp_path: Path) -> None:

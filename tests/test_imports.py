@@ -53,7 +53,7 @@ def test_importing_the_package_loads_pydantic_at_most() -> None:
         "import cl_ml_tools.plugins.image_conversion.schema",
         "from cl_ml_tools.plugins.image_resize import ImageResizeParams",
         "from cl_ml_tools.plugins.image_conversion import ImageConversionParams",
-        "from cl_ml_tools.registry import installed_task_types; assert installed_task_types()",
+        "from cl_ml_tools.registry import installed_route_names; assert installed_route_names()",
     ],
 )
 def test_a_schema_or_a_name_loads_nothing_heavy(source: str) -> None:

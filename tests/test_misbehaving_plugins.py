@@ -59,6 +59,8 @@ ENDS: list[tuple[str, str, str | None]] = [
     ("return_a_wrong_dict", "error", NO_RESULT),
     ("return_what_json_cannot_hold", "error", "the plugin's task_output cannot be written as JSON"),
     ("raise_a_base_exception", "error", "OddError: odd"),
+    ("raise_what_cannot_be_told", "error", "UntoldError, which says no more"),
+    ("cancel_itself", "error", "CancelledError: the plugin cancelled itself"),
     ("exit_with_a_message", "error", "SystemExit: no model found"),
     ("raise_keyboard_interrupt", "error", "KeyboardInterrupt"),
     ("exit_in_an_asyncio_task", "error", "SystemExit: left"),
@@ -99,7 +101,9 @@ def test_a_plugin_that_misbehaves_ends_its_job_and_leaves_the_process_in_order(s
     assert stage.worker.popen.poll() is None
 
 
-def test_an_execute_that_is_not_async_is_run_all_the_same(stage: Stage) -> None:
+def test_an_execute_that_is_not_async_of_an_entry_point_with_another_name_is_run_all_the_same(
+    stage: Stage,
+) -> None:
     assert stage.run("", task_type="not_async").status == "completed"
 
 

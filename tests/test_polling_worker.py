@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from cl_ml_tools.app import create_repository
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.celery_bridge.queues import queue_name
+from cl_ml_tools.common.job_leases import Owner
 from cl_ml_tools.common.schemas import JobRecord
 from cl_ml_tools.errors import InvalidJobError, StoreUnavailableError
 from cl_ml_tools.settings import Settings
@@ -107,6 +108,13 @@ def test_only_the_task_types_asked_for_are_fetched(submit: Submit, repository: C
     assert repository.fetch_next_job(["never heard of"]) is None
     assert record(repository, other).status == "queued"
     assert messages_left(repository) == 1
+
+
+def test_each_poller_and_each_type_that_it_polls_for_is_told(repository: CeleryJobRepository) -> None:
+    repository.claim_next_job(["a"], owner=Owner("one", 1), lease_seconds=30)
+    repository.claim_next_job(["b"], owner=Owner("another", 1), lease_seconds=30)
+    repository.claim_next_job(["c"], owner=Owner("one", 1), lease_seconds=30)
+    assert repository.service().workers == {"a": 1, "b": 1, "c": 1}
 
 
 def test_messages_of_jobs_that_are_not_to_be_done_are_taken_out(

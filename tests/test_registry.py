@@ -6,7 +6,6 @@ from plain_implementations import install_distribution, task_module
 from cl_ml_tools.errors import PluginLoadError
 from cl_ml_tools.registry import (
     installed_route_names,
-    installed_task_types,
     load_route_plugins,
     load_tasks,
 )
@@ -51,7 +50,6 @@ def test_names_are_known_without_importing_a_plugin(tmp_path: Path, monkeypatch:
         routes={"bomb": "stranger_bomb:create_router"},
         modules={"stranger_bomb": "raise RuntimeError('must not be imported')"},
     )
-    assert installed_task_types() == ["bomb", *BUILT_IN]
     assert installed_route_names() == ["bomb", *BUILT_IN]
 
 

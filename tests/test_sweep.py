@@ -1,12 +1,17 @@
 """The sweep over files that belong to no job any more."""
 
+import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cl_ml_tools.common.job_leases import Claim, Outcome, Owner
 from cl_ml_tools.common.schemas import Job, JobStatus
+from cl_ml_tools.stores import _incoming
 from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.sweep import MIN_AGE_SECONDS, sweep
@@ -82,6 +87,63 @@ def test_what_a_killed_cleanup_has_left_goes(store: RedisJobStore, tmp_path: Pat
     make_old(doomed)
     assert sum(sweep(storage, store)) == 1
     assert not doomed.exists()
+
+
+def test_a_leftover_that_is_a_link_goes_and_what_it_leads_to_stays(
+    store: RedisJobStore, tmp_path: Path
+) -> None:
+    storage = LocalFileStorage(tmp_path / "media")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = tmp_path / "media" / "jobs" / ".removing-abc"
+    link.parent.mkdir()
+    link.symlink_to(elsewhere)
+    make_old(link)
+    assert sum(sweep(storage, store)) == 1
+    assert elsewhere.is_dir()
+    assert not link.is_symlink()
+
+
+def test_a_leftover_that_cannot_be_removed_does_not_keep_the_sweep_from_the_rest(
+    store: RedisJobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = LocalFileStorage(tmp_path)
+    doomed = tmp_path / "jobs" / ".removing-abc"
+    doomed.mkdir(parents=True)
+    make_old(doomed)
+    orphan = make_job(storage, None, "orphan")
+    remove = shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        if path == doomed:
+            raise PermissionError(f"not allowed: {path}")
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert sum(sweep(storage, store)) == 1
+    assert not orphan.exists()
+    assert "not allowed" in caplog.text
+
+
+def test_an_upload_that_has_gone_on_for_hours_is_left_alone(
+    store: RedisJobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_incoming, "TOUCH_SECONDS", 0.0)
+    storage = LocalFileStorage(tmp_path)
+
+    class SlowFile:
+        chunks = iter([b"a", b"b", b""])
+
+        async def read(self, size: int) -> bytes:
+            chunk = next(self.chunks)
+            if chunk == b"b":
+                make_old(tmp_path / "jobs" / "slow")
+            if chunk == b"":
+                assert sum(sweep(storage, store)) == 0
+            return chunk
+
+    saved = asyncio.run(storage.save_input_file("slow", "a.png", SlowFile()))
+    assert Path(saved["path"]).read_bytes() == b"ab"
 
 
 def test_a_pass_goes_on_in_steps_over_many_jobs(store: RedisJobStore, tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ class AttemptOutputs:
         for parent, folder in self._folders.items():
             _move_contents(folder, parent)
 
+    def missing(self) -> list[str]:
+        """Those of the output paths, once they are in their places, where nothing is."""
+        return [path for path in map(self.real, self.paths) if not os.path.lexists(path)]
+
     def discard(self) -> None:
         """Remove what is left of the attempt; a failure is logged, the sweep takes it later."""
         for folder in self._folders.values():

@@ -116,6 +116,10 @@ class Execution:
                 if self._monitored.stop_state is not None:
                     return False
                 outputs.commit()
+                if missing := outputs.missing():
+                    logger.warning(
+                        "job %s: done, and did not write %s", self._claim.job.job_id, ", ".join(missing)
+                    )
             except self._limits.soft_errors:
                 logger.info("job %s: its soft time limit passed when it was done", self._claim.job.job_id)
             else:

@@ -89,6 +89,24 @@ def raise_a_base_exception(params: MisbehaviourParams, report: ProgressCallback)
     raise OddError("odd")
 
 
+class UntoldError(Exception):
+    """Breaks whoever writes it down."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raise_what_cannot_be_told(params: MisbehaviourParams, report: ProgressCallback) -> Any:
+    raise UntoldError
+
+
+async def cancel_itself(params: MisbehaviourParams, report: ProgressCallback) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
 def exit_with_a_message(params: MisbehaviourParams, report: ProgressCallback) -> Any:
     sys.exit("no model found")
 
