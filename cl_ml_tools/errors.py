@@ -22,6 +22,10 @@ class StoreUnavailableError(MLToolsError):
     """
 
 
+class StoreNotAskedError(StoreUnavailableError):
+    """The store could not even be asked: nothing was done."""
+
+
 class StoreMismatchError(MLToolsError):
     """The store's prefix belongs to another broker, or holds records of another format."""
 

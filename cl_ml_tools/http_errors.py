@@ -63,7 +63,8 @@ async def translate_errors() -> AsyncIterator[None]:
 def http_error(error: MLToolsError) -> HTTPException | None:
     """The answer that an error means; None when it means a fault of ours, which is a 500."""
     if isinstance(error, StoreUnavailableError):
-        logger.error("Answered 503: the store of job records is not available", exc_info=error)
+        # No traceback: while the store is away each request comes here.
+        logger.warning("Answered 503: %s", error)
         return HTTPException(
             503,
             f"The store of job records does not answer. Try again in {RETRY_AFTER_SECONDS} seconds.",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -152,7 +153,12 @@ class Settings(BaseModel):
             variable = f"{PREFIX}{field.upper()}"
             if first["type"] == "extra_forbidden":
                 known = ", ".join(sorted(f"{PREFIX}{name.upper()}" for name in cls.model_fields))
-                raise SettingsError(f"{variable} is no setting. Known: {known}") from error
-            # A URL may hold a password.
-            value = "***" if field.endswith("_url") else repr(first["input"])
-            raise SettingsError(f"{variable} = {value}: {first['msg']}") from None
+                nearest = get_close_matches(field, cls.model_fields, 1)
+                meant = f" Is {PREFIX}{nearest[0].upper()} meant?" if nearest else ""
+                raise SettingsError(f"{variable} is no setting.{meant} Known: {known}") from None
+            # A URL may hold a password, and somebody may have forgotten to hash a token.
+            value = "***" if field.endswith(("_url", "_tokens")) else repr(first["input"])
+            fault = "it must be user:SHA-256 in hex, with commas between (printf %s TOKEN | sha256sum)"
+            raise SettingsError(
+                f"{variable} = {value}: {fault if field == 'api_tokens' else first['msg']}"
+            ) from None

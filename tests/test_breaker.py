@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from harness import wait_until
+from harness import free_port, wait_until
 
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools import Job
+from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -71,3 +72,32 @@ def test_a_server_that_answers_again_is_used_again(server: EmbeddedRedis) -> Non
         os.kill(server.pid, signal.SIGCONT)
         wait_until(lambda: not fails(store))
         assert not any(fails(store) for _ in range(100))
+
+
+def test_a_job_that_no_server_could_be_asked_to_store_is_told_as_that(server: EmbeddedRedis) -> None:
+    job = Job(job_id="a", task_type="probe", params={})
+    nowhere = f"redis://127.0.0.1:{free_port()}"
+    with RedisJobStore(nowhere, timeout_seconds=1.0) as store, pytest.raises(StoreNotAskedError):
+        store.add(job)
+    with RedisJobStore(server.redis_url, timeout_seconds=0.3) as store:
+        assert not fails(store)
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(StoreNotAskedError):
+            store.add(job)  # its time was asked for, in vain
+
+
+def test_a_job_that_a_server_may_have_stored_is_not_told_as_never_asked_for(server: EmbeddedRedis) -> None:
+    with RedisJobStore(server.redis_url, timeout_seconds=0.3) as store:
+        store.add(Job(job_id="a", task_type="probe", params={}))
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(StoreUnavailableError) as told:
+            store.add(Job(job_id="b", task_type="probe", params={}))
+        assert not isinstance(told.value, StoreNotAskedError)
+
+
+def test_a_server_that_asks_for_a_password_is_told_with_the_next_step(server: EmbeddedRedis) -> None:
+    with RedisJobStore(server.redis_url) as store:
+        store.client.config_set("requirepass", "secret")
+    told = pytest.raises(StoreUnavailableError, match="The password belongs into its URL")
+    with RedisJobStore(server.redis_url) as stranger, told:
+        stranger.get("a")

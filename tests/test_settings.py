@@ -133,6 +133,17 @@ def test_a_url_of_a_wrong_scheme_is_an_error_that_keeps_its_password_to_itself()
     assert "secret" not in str(caught.value)
 
 
+def test_a_token_that_is_not_hashed_is_not_told() -> None:
+    with pytest.raises(SettingsError, match="sha256sum") as caught:
+        Settings.from_environment({"CL_ML_TOOLS_API_TOKENS": "ann:plain"})
+    assert "plain" not in str(caught.value)
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_is_meant() -> None:
+    with pytest.raises(SettingsError, match="Is CL_ML_TOOLS_STORAGE_DIR meant"):
+        Settings.from_environment({"CL_ML_TOOLS_STORAGE_DIRECTORY": "/srv"})
+
+
 @pytest.mark.parametrize("name", ["LEASE", "LEASE_SECOND", "REDIS_URI", ""])
 def test_a_variable_that_names_no_setting_is_an_error_that_lists_all_of_them(name: str) -> None:
     with pytest.raises(SettingsError, match=f"CL_ML_TOOLS_{name} is no setting") as caught:

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.errors import StoreNotAskedError
 
 
 class CircuitBreaker:
@@ -24,7 +24,7 @@ class CircuitBreaker:
         """Return when the call may be made.
 
         Raises:
-            StoreUnavailableError: it may not, or not yet.
+            StoreNotAskedError: it may not, or not yet.
         """
         # Closed nearly always: that is looked at without the lock.
         if self._try_again_at == 0.0:
@@ -32,7 +32,7 @@ class CircuitBreaker:
         with self._lock:
             now = time.monotonic()
             if now < self._try_again_at:
-                raise StoreUnavailableError("Redis did not answer a moment ago; it is asked again soon")
+                raise StoreNotAskedError("Redis did not answer a moment ago; it is asked again soon")
             if self._try_again_at == 0.0:
                 return
             # This caller tries it. The others wait for what comes of that, or for the next turn.

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import (
+    AuthenticationError,
     ClusterDownError,
     DataError,
     MasterDownError,
@@ -24,7 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError
 from cl_ml_tools.stores._breaker import CircuitBreaker
 from cl_ml_tools.stores._keys import lua_functions, root
 
@@ -118,18 +119,9 @@ class ScriptRunner:
             StoreUnavailableError: no answer, or one that says the server cannot serve now.
         """
         self._breaker.enter()
-        start = time.monotonic()
         try:
-            try:
-                return self._tried(act)
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                if time.monotonic() - start > 1.5 * self._timeout_seconds:
-                    raise
-                logger.debug("Redis did not answer, asking once more: %s", error)
-                return self._tried(act)
+            return self._tried_twice(act)
         except _UNAVAILABLE as error:
-            if isinstance(error, RedisTimeoutError):
-                self._breaker.timed_out()
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
         except ResponseError as error:
             if _UNAVAILABLE_REPLY.search(str(error)):
@@ -141,7 +133,36 @@ class ScriptRunner:
         except RedisError as error:
             raise StoreUnavailableError(f"Redis failed: {error}") from error
 
-    def _tried(self, act: Callable[[], T]) -> T:
-        answer = act()
-        self._breaker.succeeded()
-        return answer
+    def _tried_twice(self, act: Callable[[], T]) -> T:
+        start = time.monotonic()
+        failures: list[RedisConnectionError | RedisTimeoutError] = []
+        while len(failures) < 2:
+            try:
+                answer = act()
+            except AuthenticationError as error:
+                raise StoreUnavailableError(
+                    f"Redis refuses us: {error} The password belongs into its URL, as in redis://:PASSWORD@HOST:6379/0."
+                ) from error
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                failures.append(error)
+                if time.monotonic() - start > 1.5 * self._timeout_seconds:
+                    break
+                logger.debug("Redis did not answer: %s", error)
+            else:
+                self._breaker.succeeded()
+                return answer
+        last = failures[-1]
+        if isinstance(last, RedisTimeoutError):
+            self._breaker.timed_out()
+        if all(_was_refused(failure) for failure in failures):
+            raise StoreNotAskedError(f"Redis does not answer: {last}") from last
+        raise last
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    """Whether there was no connection, and so nothing was sent."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis import Redis
 
+from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError
 from cl_ml_tools.stores._keys import KeyNames
 from cl_ml_tools.stores._scripts import ScriptRunner
 
@@ -30,13 +31,19 @@ class ServerClock:
 
         Asked once more when it comes ``late`` although it came soon: then the known difference of the clocks
         was stale, after a failover, say. A script that answers ``late`` tells its time last.
+
+        Raises:
+            StoreNotAskedError: the server's time cannot be had.
         """
         answer: Sequence[Any] = ()
         for _ in range(2):
             asked_at = time.monotonic()
             # Asked for now and then: two clocks drift apart.
             if asked_at > self._learned_at + TRUSTED_SECONDS:
-                self._learn(self._ask())
+                try:
+                    self._learn(self._ask())
+                except StoreUnavailableError as error:
+                    raise StoreNotAskedError(str(error)) from error
             now = math.floor(self._difference_ms + time.monotonic() * 1000)
             answer = ask(now + int(2000 * self._timeout_seconds))
             if answer[0] != "late":

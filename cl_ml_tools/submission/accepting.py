@@ -13,7 +13,7 @@ from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_control import AddsJobsOnce, Submission
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, Job
-from cl_ml_tools.errors import StoreUnavailableError, SubmissionTooLateError
+from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError, SubmissionTooLateError
 from cl_ml_tools.file_names import distinct_names
 from cl_ml_tools.submission.asking import ask
 
@@ -81,7 +81,7 @@ async def accept_job(
     with CancelScope(shield=True):
         try:
             accepted = await ask(repository, add)
-        except SubmissionTooLateError:
+        except (SubmissionTooLateError, StoreNotAskedError):
             await discard(file_storage, job_id)
             raise
         except StoreUnavailableError:
