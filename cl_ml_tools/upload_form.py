@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile as ReceivedFile
 
-from cl_ml_tools.common.schemas import BaseJobParams
+from cl_ml_tools.common.schemas import BaseJobParams, planned_outputs
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -169,10 +169,12 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         if values[name] is not None
     }
     inputs = [f"/input/{name}" for name in file_names]
-    paths = {"input_paths": inputs, "output_paths": _stand_ins(schema, given, inputs)}
+    # The schema is asked how many outputs it expects once its fields are valid, and before its own validators of the
+    # whole see the paths.
+    token = planned_outputs.set(lambda count: _stand_ins(inputs, count))
     try:
         # A form carries text only, so a schema that is strict elsewhere cannot be it here.
-        return schema.model_validate({**given, **paths}, strict=False)
+        return schema.model_validate({**given, "input_paths": inputs}, strict=False)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         for entry in errors:
@@ -181,18 +183,12 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         raise RequestValidationError(
             [{**entry, "loc": ("body", *entry["loc"])} for entry in errors], body=given
         ) from error
+    finally:
+        planned_outputs.reset(token)
 
 
-def _stand_ins(schema: type[BaseJobParams], given: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
-    """As many outputs as the schema expects of what was given, which is not checked yet."""
-    outputs = [f"/output/{name.rsplit('/', 1)[1]}" for name in inputs]
-    if schema.expected_output_count is BaseJobParams.expected_output_count:
-        return outputs
-    names = {_form_name(name, field): name for name, field in _form_fields(schema).items()}
-    sketch = schema.model_construct(
-        **{names[name]: value for name, value in given.items()}, input_paths=list(inputs)
-    )
-    return outputs[: sketch.expected_output_count()]
+def _stand_ins(inputs: Sequence[str], count: int) -> list[str]:
+    return [f"/output/{name.rsplit('/', 1)[1]}" for name in inputs][:count]
 
 
 def _refused_files(message: str, sent: object) -> RequestValidationError:

@@ -318,6 +318,61 @@ def test_a_field_may_be_named_response(repository: MemoryRepository, storage: Lo
     assert repository.only_job.params["response"] == "yes"
 
 
+# --- how many outputs
+
+
+def outputs_of(repository: MemoryRepository) -> list[str]:
+    return [Path(path).name for path in repository.only_job.params["output_paths"]]
+
+
+def letters(count: int) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("file", (f"{letter}.png", b"x")) for letter in "abcdef"[:count]]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [({"groups": "2", "join": "false"}, 2), ({"groups": "9", "join": "no"}, 3), ({"join": "true"}, 1)],
+)
+def test_outputs_are_counted_by_valid_values(
+    form: dict[str, str], expected: int, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Grouped(BaseJobParams):
+        groups: int = Field(default=1, ge=1)
+        join: bool
+
+        def expected_output_count(self) -> int:
+            return 1 if self.join else min(self.groups, len(self.input_paths))
+
+        @model_validator(mode="after")
+        def _paths_are_seen(self) -> Self:
+            assert len(self.output_paths) == self.expected_output_count()
+            return self
+
+    factory = upload_route("grouped", Grouped, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/grouped", data=form, files=letters(3))
+        assert answer.status_code == 200, answer.text
+        bad = client.post("/jobs/grouped", data={**form, "groups": "many"}, files=letters(3))
+    assert outputs_of(repository) == ["a.png", "b.png", "c.png"][:expected]
+    assert [error["loc"] for error in bad.json()["detail"]] == [["body", "groups"]]
+
+
+@pytest.mark.parametrize("config", [ConfigDict(frozen=True), ConfigDict(validate_assignment=True)])
+def test_outputs_are_counted_whatever_the_schemas_config(
+    config: ConfigDict, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Joined(BaseJobParams):
+        model_config = config
+
+        def expected_output_count(self) -> int:
+            return 1
+
+    factory = upload_route("joined", Joined, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/joined", files=letters(2)).status_code == 200
+    assert outputs_of(repository) == ["a.png"]
+
+
 # --- how it is described
 
 

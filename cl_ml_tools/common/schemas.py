@@ -1,5 +1,7 @@
 """Jobs and their parameters."""
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Self
 
@@ -106,6 +108,10 @@ class JobRecord(Job):
     event_id: str
 
 
+planned_outputs: ContextVar[Callable[[int], list[str]] | None] = ContextVar("planned_outputs", default=None)
+"""Makes the output paths of parameters that are validated before it is known how many these expect."""
+
+
 class BaseJobParams(BaseModel):
     """What every task's parameters have: where to read and where to write.
 
@@ -124,6 +130,10 @@ class BaseJobParams(BaseModel):
 
     @model_validator(mode="after")
     def _paths_match(self) -> Self:
+        plan = planned_outputs.get()
+        if plan and self.input_paths and not self.output_paths:
+            # Not assigned: that would validate again, or be refused, where the schema's config says so.
+            self.__dict__["output_paths"] = plan(self.expected_output_count())
         if len(set(self.output_paths)) != len(self.output_paths):
             raise ValueError("Output paths must be unique")
         expected = self.expected_output_count()
