@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile as ReceivedFile
 
-from cl_ml_tools.common.schemas import BaseJobParams, planned_outputs
+from cl_ml_tools.common.output_planning import in_rounds, planned_outputs
+from cl_ml_tools.common.schemas import BaseJobParams
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -188,7 +189,8 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
 
 
 def _stand_ins(inputs: Sequence[str], count: int) -> list[str]:
-    return [f"/output/{name.rsplit('/', 1)[1]}" for name in inputs][:count]
+    names = [name.rsplit("/", 1)[1] for name in in_rounds(inputs, count)]
+    return [f"/output/{number}/{name}" for number, name in enumerate(names)]
 
 
 def _refused_files(message: str, sent: object) -> RequestValidationError:

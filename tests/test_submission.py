@@ -373,6 +373,73 @@ def test_outputs_are_counted_whatever_the_schemas_config(
     assert outputs_of(repository) == ["a.png"]
 
 
+class Pages(BaseJobParams):
+    pages: int = Field(default=2, ge=0)
+
+    def expected_output_count(self) -> int:
+        return self.pages * len(self.input_paths)
+
+
+PAGES = upload_route("pages", Pages, output_name=lambda name, params: f"page_of_{name}")
+
+
+def test_more_outputs_than_inputs_are_named_by_going_round_the_inputs_again(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        answer = client.post("/jobs/pages", data={"pages": "3"}, files=letters(2))
+    assert answer.status_code == 200, answer.text
+    a, b = ("page_of_a", "page_of_b")
+    rounds = [[f"{a}{number}.png", f"{b}{number}.png"] for number in ("", "-2", "-3")]
+    assert outputs_of(repository) == [name for names in rounds for name in names]
+    assert Pages.model_validate(repository.only_job.params).pages == 3
+
+
+def test_a_job_may_have_no_outputs_that_are_named_ahead(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        assert client.post("/jobs/pages", data={"pages": "0"}, files=letters(2)).status_code == 200
+    assert outputs_of(repository) == []
+
+
+def test_a_job_with_more_outputs_than_anybody_wants_is_refused(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        most = client.post("/jobs/pages", data={"pages": "500"}, files=letters(2))
+        answer = client.post("/jobs/pages", data={"pages": "1000000000"}, files=letters(2))
+    assert most.status_code == 200
+    assert answer.status_code == 422
+    (error,) = answer.json()["detail"]
+    assert (error["loc"], error["input"]) == (["body"], {"pages": "1000000000"})
+    assert "2000000000 outputs; 1000 are the most" in error["msg"]
+    assert len(repository.jobs) == len(kept_jobs(storage)) == 1
+
+
+def test_a_route_of_ones_own_may_have_more_outputs_than_inputs(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    def submitted(pages: int) -> Any:
+        uploads = [UploadFile(BytesIO(b"x"), filename=f"{letter}.png") for letter in "ab"]
+        return submit_uploads(
+            repository,
+            storage,
+            uploads,
+            task_type="pages",
+            params=Pages(pages=pages),
+            output_name=lambda name: name,
+            created_by=None,
+            priority=5,
+        )
+
+    asyncio.run(submitted(2))
+    assert outputs_of(repository) == ["a.png", "b.png", "a-2.png", "b-2.png"]
+    with pytest.raises(InvalidJobError, match="1002 outputs; 1000 are the most"):
+        asyncio.run(submitted(501))
+    assert len(repository.jobs) == len(kept_jobs(storage)) == 1
+
+
 # --- how it is described
 
 

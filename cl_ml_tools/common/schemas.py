@@ -1,11 +1,11 @@
 """Jobs and their parameters."""
 
-from collections.abc import Callable
-from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cl_ml_tools.common.output_planning import planned_outputs
 
 
 class JobStatus(StrEnum):
@@ -108,10 +108,6 @@ class JobRecord(Job):
     event_id: str
 
 
-planned_outputs: ContextVar[Callable[[int], list[str]] | None] = ContextVar("planned_outputs", default=None)
-"""Makes the output paths of parameters that are validated before it is known how many these expect."""
-
-
 class BaseJobParams(BaseModel):
     """What every task's parameters have: where to read and where to write.
 
@@ -125,7 +121,10 @@ class BaseJobParams(BaseModel):
     output_paths: list[str] = Field(default_factory=list)
 
     def expected_output_count(self) -> int:
-        """How many outputs go with these inputs: one for each. A plugin that makes one of many overrides it."""
+        """How many outputs go with these inputs: one for each.
+
+        A plugin that makes one of many, or many of one, overrides it. It is asked of valid values.
+        """
         return len(self.input_paths)
 
     @model_validator(mode="after")

@@ -78,7 +78,8 @@ def upload_route(
     Args:
         task_type: the task that does the jobs.
         schema: the task's parameters.
-        output_name: the name of an output file, from that of its upload and the parameters. Whatever it
+        output_name: the name of an output file, from that of its upload and the parameters. When the schema expects
+            more outputs than there are inputs, it is asked for each input again, in rounds: 1, 2, 1, 2. Whatever it
             returns is reduced to a safe name, and numbered when another output has it.
 
     Raises:
