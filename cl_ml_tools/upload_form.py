@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import annotated_types
 from fastapi import File, Form, UploadFile
@@ -15,6 +15,14 @@ from starlette.datastructures import UploadFile as ReceivedFile
 
 from cl_ml_tools.common.output_planning import in_rounds, planned_outputs
 from cl_ml_tools.common.schemas import BaseJobParams
+from cl_ml_tools.form_fields import (
+    check_fields_can_be_sent,
+    field_adapter,
+    form_fields,
+    form_name,
+    is_list,
+    spelled_out,
+)
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -25,7 +33,6 @@ FROM_OUTPUT = "from_output"
 """The field, which may be repeated, that says which of its outputs."""
 
 _TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
-_PATHS = frozenset(BaseJobParams.model_fields)
 
 
 def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signature:
@@ -42,10 +49,11 @@ def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signa
         max_files: how many files one job takes.
 
     Raises:
-        ValueError: a field of the schema is named like one of the form's own.
+        ValueError: a field of the schema is named like one of the form's own, or no form can carry it.
     """
-    fields = _form_fields(schema)
-    if clash := sorted(_TAKEN & {_form_name(name, field) for name, field in fields.items()}):
+    check_fields_can_be_sent(schema)
+    fields = form_fields(schema)
+    if clash := sorted(_TAKEN & {form_name(name, field) for name, field in fields.items()}):
         raise ValueError(
             f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
         )
@@ -98,7 +106,7 @@ def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    texts = {_form_name(name, field) for name, field in _form_fields(schema).items()} | _TAKEN - {"file"}
+    texts = {form_name(name, field) for name, field in form_fields(schema).items()} | _TAKEN - {"file"}
     if name in texts:
         message = "Text is needed here; a file was sent."
         raise RequestValidationError(
@@ -136,20 +144,11 @@ def _plain_adapters(schema: type[BaseJobParams]) -> dict[str, tuple[TypeAdapter[
     adapters: dict[str, tuple[TypeAdapter[Any], bool]] = {
         "priority": (TypeAdapter(Annotated[int, annotated_types.Interval(ge=0, le=10)]), False)
     }
-    for name, field in _form_fields(schema).items():
+    for name, field in form_fields(schema).items():
         plain = all(not hasattr(constraint, "__get_pydantic_core_schema__") for constraint in field.metadata)
         if name not in own and "*" not in own and plain:
-            annotated: Any = Annotated
-            kind = (
-                annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation or Any
-            )
-            adapters[_form_name(name, field)] = (TypeAdapter(kind), _is_list(field.annotation))
+            adapters[form_name(name, field)] = (field_adapter(schema, field), is_list(field))
     return adapters
-
-
-def _is_list(annotation: Any) -> bool:
-    kinds = (annotation, *get_args(annotation))
-    return any(get_origin(kind) in (list, set, tuple, frozenset, Sequence) or kind is list for kind in kinds)
 
 
 def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequence[str]) -> ParamsT:
@@ -165,8 +164,8 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
     """
     # A form cannot send None: such a value is a field that was left out.
     given = {
-        _form_name(name, field): values[name]
-        for name, field in _form_fields(schema).items()
+        form_name(name, field): values[name]
+        for name, field in form_fields(schema).items()
         if values[name] is not None
     }
     inputs = [f"/input/{name}" for name in file_names]
@@ -199,17 +198,9 @@ def _refused_files(message: str, sent: object) -> RequestValidationError:
     )
 
 
-def _form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:
-    return {name: field for name, field in schema.model_fields.items() if name not in _PATHS}
-
-
-def _form_name(name: str, field: FieldInfo) -> str:
-    return field.validation_alias if isinstance(field.validation_alias, str) else name
-
-
 def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     form = Form(
-        alias=_form_name(name, field),
+        alias=form_name(name, field),
         title=field.title,
         description=field.description,
         examples=field.examples,
@@ -217,7 +208,7 @@ def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         json_schema_extra=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else None,
     )
     annotated: Any = Annotated  # what stands between its brackets is known at run time only
-    annotation = annotated[(field.annotation, *field.metadata, WrapValidator(_as_sent), form)]
+    annotation = annotated[(spelled_out(field.annotation), *field.metadata, WrapValidator(_as_sent), form)]
     if field.is_required():
         return _parameter(name, annotation)
     return _parameter(name, annotation, default=field.default if field.default_factory is None else None)

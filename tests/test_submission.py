@@ -1,17 +1,32 @@
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 import anyio
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, UploadFile
 from fastapi.testclient import TestClient
 from plain_implementations import MemoryRepository
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import TypeAliasType, TypedDict
 
 from cl_ml_tools import BaseJobParams, FileStorage, Job, JobRepository
 from cl_ml_tools.errors import (
@@ -316,6 +331,112 @@ def test_a_field_may_be_named_response(repository: MemoryRepository, storage: Lo
     with client_of(repository, storage, factory=factory) as client:
         assert client.post("/jobs/polite", data={"response": "yes"}, files=PICTURE).status_code == 200
     assert repository.only_job.params["response"] == "yes"
+
+
+# --- what a form can carry
+
+
+class Box(BaseModel):
+    left: int = 0
+
+
+class Pair(TypedDict):
+    one: int
+
+
+Side = TypeAliasType("Side", Literal["left", "right"])
+Sizes = TypeAliasType("Sizes", list[int])
+Short = Annotated[list[int], Field(max_length=3)]
+
+
+def one_field(kind: Any, field: Any = ...) -> type[BaseJobParams]:
+    return create_model("Given", __base__=BaseJobParams, value=(kind, field))
+
+
+def read(text: Any) -> Any:
+    return json.loads(text) if isinstance(text, str) else text
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Box, Box | None, list[Box], Annotated[Box, BeforeValidator(read)], tuple[int, Box], Box | str),
+        *(dict[str, Any], dict[str, int] | None, list[dict[str, int]], list[list[int]], Pair),
+        *(Iterable[int], AbstractSet[int], Callable[[], int]),
+    ],
+)
+@pytest.mark.parametrize("default", [..., None])
+def test_a_field_that_no_form_can_carry_is_refused_when_the_route_is_made(
+    kind: Any, default: Any, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("given", one_field(kind, default), output_name=lambda name, _: name)
+    with pytest.raises(ValueError, match=r"^Given\.value .*write a route of your own with submit_uploads"):
+        factory(repository, storage, no_user)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "stored"),
+    [
+        (str, "x", "x"),
+        (int | None, "3", 3),
+        (bool, "no", False),
+        (Decimal, "1.50", "1.50"),
+        (Corner, "top", "top"),
+        (Literal["a", 1], "a", "a"),
+        (Side, "left", "left"),
+        (date, "2026-01-02", "2026-01-02"),
+        (datetime | None, "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        (time, "03:04:05", "03:04:05"),
+        (timedelta, "PT1H", "PT1H"),
+        (UUID, "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b", "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b"),
+        (Path, "a/b", "a/b"),
+        (Annotated[int, Field(gt=1)] | Annotated[str, Field(max_length=4)], "3", "3"),
+        (list[Corner], ["top", "bottom"], ["top", "bottom"]),
+        (set[int], ["4"], [4]),
+        (tuple, ["a"], ["a"]),
+        (tuple[int, str], ["1", "2"], [1, "2"]),
+        (tuple[UUID, ...] | None, [], None),
+        (Short | None, ["1", "2"], [1, 2]),
+        (Sizes, ["1", "2"], [1, 2]),
+        (Sizes | None, ["1"], [1]),
+        (Any, "x", "x"),
+        (Annotated[dict[str, int], BeforeValidator(read)], '{"a": 1}', {"a": 1}),
+        (Json[Box], '{"left": 2}', '{"left":2}'),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["before the file", "after it"])
+def test_all_that_a_form_can_carry_is_stored_and_described(
+    kind: Any, sent: Any, stored: Any, late: bool, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    schema = one_field(kind, None if sent == [] else ...)
+    factory = upload_route("given", schema, output_name=lambda name, _: name)
+    fields = [("value", (None, one)) for one in (sent if isinstance(sent, list) else [sent])]
+    with client_of(repository, storage, factory=factory) as client:
+        files = letters(1) + fields if late else fields + letters(1)
+        answer = client.post("/jobs/given", files=files)
+        assert answer.status_code == 200, answer.text
+        assert client.get("/openapi.json").status_code == 200
+    assert repository.only_job.params["value"] == stored
+    schema.model_validate(repository.only_job.params)
+
+
+def test_a_field_that_its_own_validator_makes_of_text_may_have_any_type(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Weighted(BaseJobParams):
+        weights: dict[str, float]
+
+        @field_validator("weights", mode="before")
+        @classmethod
+        def _read(cls, value: Any) -> Any:
+            return read(value)
+
+    factory = upload_route("weighted", Weighted, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/weighted", data={"weights": '{"a": 0.5}'}, files=PICTURE)
+        assert answer.status_code == 200, answer.text
+        assert client.get("/openapi.json").status_code == 200
+    assert repository.only_job.params["weights"] == {"a": 0.5}
 
 
 # --- how many outputs

@@ -70,8 +70,8 @@ def upload_route(
 ) -> Callable[[JobRepository, FileStorage, Callable[..., Any]], APIRouter]:
     """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes files and makes one job of them.
 
-    The form has ``file``, which may be repeated, ``priority`` and each field of the schema that a form can carry:
-    text, numbers, booleans, choices, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
+    The form has ``file``, which may be repeated, ``priority`` and each field of the schema: text, numbers, booleans,
+    choices, dates, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
     outputs of another job inputs, before any file. Files go to the storage while they arrive; fields that come before
     them are checked first, and nothing stays unless the schema finds everything valid.
 
@@ -82,8 +82,8 @@ def upload_route(
             more outputs than there are inputs, it is asked for each input again, in rounds: 1, 2, 1, 2. Whatever it
             returns is reduced to a safe name, and numbered when another output has it.
 
-    Raises:
-        ValueError: a field of the schema is named ``file``, ``from_job``, ``from_output`` or ``priority``.
+    The factory raises ValueError for a field that is named ``file``, ``from_job``, ``from_output`` or ``priority``, or
+    that no form can carry, such as a model or a dict: write a route of your own with `submit_uploads` then.
     """
 
     def create_router(

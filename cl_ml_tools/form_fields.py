@@ -1,0 +1,151 @@
+"""The fields of a task's parameters that a form has: their names, and whether a form can carry them at all."""
+
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Json,
+    PlainValidator,
+    TypeAdapter,
+    WrapValidator,
+)
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+
+from cl_ml_tools.common.schemas import BaseJobParams
+
+_PATHS = frozenset(BaseJobParams.model_fields)
+_LISTS = (Sequence, list, tuple, set, frozenset, deque)
+_SEE_TEXT = (BeforeValidator, PlainValidator, WrapValidator)
+
+
+def form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:
+    """All fields but the paths, by their names in the schema."""
+    return {name: field for name, field in schema.model_fields.items() if name not in _PATHS}
+
+
+def form_name(name: str, field: FieldInfo) -> str:
+    """What a field of the schema is called in the form."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else name
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a form repeats the field to send several values; so FastAPI has it too."""
+    return any(_is_list(kind) for kind in _choices(field.annotation))
+
+
+def field_adapter(schema: type[BaseJobParams], field: FieldInfo) -> TypeAdapter[Any]:
+    """What checks the field as the schema does, but for the validators that are the schema's own."""
+    annotated: Any = Annotated
+    kind = annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation or Any
+    try:
+        return TypeAdapter(kind, config=ConfigDict(**schema.model_config))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        # A model within has a config of its own.
+        return TypeAdapter(kind)
+
+
+def sees_text(schema: type[BaseJobParams], name: str) -> bool:
+    """Whether code of the schema's author gets a field's value as it was sent, and may make anything of it."""
+    decorators = schema.__pydantic_decorators__
+    before = [
+        found.info.fields for found in decorators.field_validators.values() if found.info.mode != "after"
+    ]
+    before += [found.info.fields for found in decorators.validators.values()]
+    return (
+        any(name in fields or "*" in fields for fields in before)
+        or has_early_validator(schema)
+        or any(isinstance(entry, _SEE_TEXT) for entry in schema.model_fields[name].metadata)
+    )
+
+
+def has_early_validator(schema: type[BaseJobParams]) -> bool:
+    """Whether the schema looks at all values before, or around, the checks of its fields."""
+    decorators = schema.__pydantic_decorators__
+    modes = {found.info.mode for found in decorators.model_validators.values()}
+    return bool(modes - {"after"} or decorators.root_validators)
+
+
+def check_fields_can_be_sent(schema: type[BaseJobParams]) -> None:
+    """Refuse a schema with a field that no form can carry.
+
+    Raises:
+        ValueError: the message names the schema and the field, and says what to do.
+    """
+    for name, field in form_fields(schema).items():
+        if fault := _fault(schema, name, field):
+            raise ValueError(
+                f"{schema.__name__}.{name} {fault}. A form carries text, numbers, booleans, choices, dates, and "
+                f"lists of them: split the field into such, or write a route of your own with submit_uploads"
+            )
+
+
+def _fault(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | None:
+    models = any(
+        isinstance(kind, type) and issubclass(kind, BaseModel) for kind in _choices(field.annotation)
+    )
+    if models and Json not in map(type, field.metadata):
+        return "is a model, which a form cannot carry"
+    if sees_text(schema, name):
+        return None
+    try:
+        described = field_adapter(schema, field).json_schema(mode="validation")
+    except PydanticUserError as error:
+        return f"has a type that a form cannot carry ({str(error).splitlines()[0]})"
+    found = set(_kinds(described, described.get("$defs", {})))
+    if "object" in found:
+        return "has a type that a form cannot carry"
+    if "nested" in found:
+        return "is a list of lists, which a form cannot carry"
+    if "array" in found and not is_list(field):
+        return "has a type that no field of a form can be repeated for: use list, set or tuple"
+    return None
+
+
+def _kinds(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+    """The sorts of values that a JSON schema takes; ``nested`` is an array in an array."""
+    if "$ref" in described:
+        described = definitions[described["$ref"].rsplit("/", 1)[1]]
+    for key in ("anyOf", "oneOf", "allOf"):
+        for choice in described.get(key, ()):
+            yield from _kinds(choice, definitions)
+    if "enum" in described or "const" in described:
+        return
+    yield described.get("type", "any")
+    if described.get("type") == "array":
+        for entry in (described.get("items"), *described.get("prefixItems", ())):
+            if isinstance(entry, dict):
+                yield from ("nested" if kind == "array" else kind for kind in _kinds(entry, definitions))
+
+
+def spelled_out(annotation: Any) -> Any:
+    """The type behind names that were given to it with ``type``: FastAPI does not see lists behind these."""
+    while hasattr(annotation, "__value__"):
+        annotation = annotation.__value__
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[tuple(map(spelled_out, get_args(annotation)))]  # noqa: UP007 - known at run time only
+    return annotation
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    annotation = spelled_out(annotation)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _choices(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for choice in get_args(annotation):
+            yield from _choices(choice)
+    else:
+        yield annotation
+
+
+def _is_list(kind: Any) -> bool:
+    found = get_origin(kind) or kind
+    return isinstance(found, type) and issubclass(found, _LISTS) and not issubclass(found, str | bytes)
