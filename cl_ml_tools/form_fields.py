@@ -3,15 +3,21 @@
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Json,
+    PlainSerializer,
     PlainValidator,
+    Secret,
+    SecretBytes,
+    SecretStr,
     TypeAdapter,
+    WrapSerializer,
     WrapValidator,
 )
 from pydantic.errors import PydanticUserError
@@ -21,6 +27,7 @@ from cl_ml_tools.common.schemas import BaseJobParams
 
 _PATHS = frozenset(BaseJobParams.model_fields)
 _LISTS = (Sequence, list, tuple, set, frozenset, deque)
+_SERIALIZERS = (PlainSerializer, WrapSerializer)
 _SEE_TEXT = (BeforeValidator, PlainValidator, WrapValidator)
 
 
@@ -29,9 +36,40 @@ def form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:
     return {name: field for name, field in schema.model_fields.items() if name not in _PATHS}
 
 
-def form_name(name: str, field: FieldInfo) -> str:
-    """What a field of the schema is called in the form."""
-    return field.validation_alias if isinstance(field.validation_alias, str) else name
+def form_names(schema: type[BaseJobParams]) -> dict[str, str]:
+    """What the fields are called in the form, which is what the schema reads them by; keys are the schema's names."""
+    return {name: read_key(schema, name) or name for name in form_fields(schema)}
+
+
+def read_key(schema: type[BaseJobParams], name: str) -> str | None:
+    """The key that a value is read by, or None for a field that is read from within other values alone."""
+    alias, config = schema.model_fields[name].validation_alias, schema.model_config
+    if alias is None or config.get("validate_by_alias") is False:
+        return name
+    for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+        if isinstance(choice, str):
+            return choice
+    return name if _reads_names(schema) else None
+
+
+def stored_values(params: BaseJobParams) -> dict[str, Any]:
+    """The parameters as JSON values, under the keys that the same schema reads them by again."""
+    schema = type(params)
+    keys = {}
+    for name, field in schema.model_fields.items():
+        written, read = field.serialization_alias or name, read_key(schema, name)
+        if _reads_names(schema) and (written == name or name in _PATHS):
+            # Whoever runs the job looks for the paths by these names, whatever the schema's alias generator makes.
+            read = name
+        if read is not None:
+            keys[written] = read
+    dumped = params.model_dump(mode="json", by_alias=True, round_trip=True)
+    return {keys.get(key, key): value for key, value in dumped.items()}
+
+
+def _reads_names(schema: type[BaseJobParams]) -> bool:
+    config = schema.model_config
+    return bool(config.get("populate_by_name") or config.get("validate_by_name"))
 
 
 def is_list(field: FieldInfo) -> bool:
@@ -74,17 +112,47 @@ def has_early_validator(schema: type[BaseJobParams]) -> bool:
 
 
 def check_fields_can_be_sent(schema: type[BaseJobParams]) -> None:
-    """Refuse a schema with a field that no form can carry.
+    """Refuse a schema with a field that no form can carry, or whose value would not reach the worker.
 
     Raises:
         ValueError: the message names the schema and the field, and says what to do.
     """
+    for name in sorted(_PATHS):
+        if read_key(schema, name) != name and not _reads_names(schema):
+            raise ValueError(
+                f"{schema.__name__}.{name} is read as {read_key(schema, name)!r} alone, and whoever runs the job looks "
+                f"for {name!r}: let the schema have model_config = ConfigDict(populate_by_name=True)"
+            )
     for name, field in form_fields(schema).items():
+        if fault := _loss(schema, name, field):
+            raise ValueError(f"{schema.__name__}.{name} {fault}")
         if fault := _fault(schema, name, field):
             raise ValueError(
                 f"{schema.__name__}.{name} {fault}. A form carries text, numbers, booleans, choices, dates, and "
                 f"lists of them: split the field into such, or write a route of your own with submit_uploads"
             )
+
+
+def _loss(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | None:
+    """What happens to the field's value on its way through the store, if that can be told."""
+    if read_key(schema, name) is None:
+        return (
+            "is read by an AliasPath, and a form has no values within others: give it an alias that is a name"
+        )
+    if field.exclude:
+        return "is left out of what is stored, so the worker would not get it: remove exclude=True"
+    written = {
+        entry
+        for found in schema.__pydantic_decorators__.field_serializers.values()
+        for entry in found.info.fields
+    }
+    its_own = written & {name, "*"} or any(isinstance(entry, _SERIALIZERS) for entry in field.metadata)
+    if not its_own and any(map(_is_secret, _parts(field.annotation))):
+        return (
+            "is a secret, which is stored as asterisks, so the worker would not get it: use str if everybody who "
+            "sees the job may see it, or let the worker find it in its own settings"
+        )
+    return None
 
 
 def _fault(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | None:
@@ -144,6 +212,18 @@ def _choices(annotation: Any) -> Iterator[Any]:
             yield from _choices(choice)
     else:
         yield annotation
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    annotation = spelled_out(annotation)
+    yield get_origin(annotation) or annotation
+    if get_origin(annotation) is not Literal:
+        for part in get_args(annotation):
+            yield from _parts(part)
+
+
+def _is_secret(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, (Secret, SecretStr, SecretBytes))
 
 
 def _is_list(kind: Any) -> bool:

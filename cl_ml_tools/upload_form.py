@@ -19,7 +19,7 @@ from cl_ml_tools.form_fields import (
     check_fields_can_be_sent,
     field_adapter,
     form_fields,
-    form_name,
+    form_names,
     is_list,
     spelled_out,
 )
@@ -52,8 +52,8 @@ def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signa
         ValueError: a field of the schema is named like one of the form's own, or no form can carry it.
     """
     check_fields_can_be_sent(schema)
-    fields = form_fields(schema)
-    if clash := sorted(_TAKEN & {form_name(name, field) for name, field in fields.items()}):
+    names = form_names(schema)
+    if clash := sorted(_TAKEN & set(names.values())):
         raise ValueError(
             f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
         )
@@ -77,7 +77,7 @@ def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signa
             _parameter("file", uploads, default=None),
             _parameter(FROM_JOB, Annotated[str | None, WrapValidator(_as_sent), earlier], default=None),
             _parameter(FROM_OUTPUT, Annotated[list[str], WrapValidator(_as_sent), outputs], default=None),
-            *(_form_parameter(name, field) for name, field in fields.items()),
+            *(_form_parameter(name, field, names[name]) for name, field in form_fields(schema).items()),
             _parameter("priority", urgency, default=5),
         ]
     )
@@ -106,7 +106,7 @@ def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    texts = {form_name(name, field) for name, field in form_fields(schema).items()} | _TAKEN - {"file"}
+    texts = set(form_names(schema).values()) | _TAKEN - {"file"}
     if name in texts:
         message = "Text is needed here; a file was sent."
         raise RequestValidationError(
@@ -144,10 +144,11 @@ def _plain_adapters(schema: type[BaseJobParams]) -> dict[str, tuple[TypeAdapter[
     adapters: dict[str, tuple[TypeAdapter[Any], bool]] = {
         "priority": (TypeAdapter(Annotated[int, annotated_types.Interval(ge=0, le=10)]), False)
     }
+    names = form_names(schema)
     for name, field in form_fields(schema).items():
         plain = all(not hasattr(constraint, "__get_pydantic_core_schema__") for constraint in field.metadata)
         if name not in own and "*" not in own and plain:
-            adapters[form_name(name, field)] = (field_adapter(schema, field), is_list(field))
+            adapters[names[name]] = (field_adapter(schema, field), is_list(field))
     return adapters
 
 
@@ -163,11 +164,7 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
     # A form cannot send None: such a value is a field that was left out.
-    given = {
-        form_name(name, field): values[name]
-        for name, field in form_fields(schema).items()
-        if values[name] is not None
-    }
+    given = {sent: values[name] for name, sent in form_names(schema).items() if values[name] is not None}
     inputs = [f"/input/{name}" for name in file_names]
     # The schema is asked how many outputs it expects once its fields are valid, and before its own validators of the
     # whole see the paths.
@@ -198,9 +195,9 @@ def _refused_files(message: str, sent: object) -> RequestValidationError:
     )
 
 
-def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _form_parameter(name: str, field: FieldInfo, sent_as: str) -> inspect.Parameter:
     form = Form(
-        alias=form_name(name, field),
+        alias=sent_as,
         title=field.title,
         description=field.description,
         examples=field.examples,

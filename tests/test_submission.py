@@ -17,12 +17,18 @@ from fastapi import Depends, FastAPI, Header, HTTPException, UploadFile
 from fastapi.testclient import TestClient
 from plain_implementations import MemoryRepository
 from pydantic import (
+    AliasChoices,
+    AliasPath,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     Json,
+    Secret,
+    SecretBytes,
+    SecretStr,
     create_model,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -311,6 +317,101 @@ def test_a_field_with_an_alias_is_sent_and_stored_under_it(
         answer = client.post("/jobs/aliased", data={"from": "x"}, files=PICTURE)
     assert answer.json()["detail"][0]["loc"] == ["body", "from"]
     assert Params.model_validate(repository.only_job.params).from_ == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "config", "sent_as"),
+    [
+        (Field(validation_alias="num"), {}, "num"),
+        (Field(serialization_alias="out"), {}, "value"),
+        (Field(alias="num", serialization_alias="out"), {}, "num"),
+        (Field(validation_alias=AliasChoices(AliasPath("deep", "num"), "num", "n")), {}, "num"),
+        (Field(validation_alias=AliasPath("deep", "num")), {"populate_by_name": True}, "value"),
+        (Field(validation_alias="num"), {"populate_by_name": True}, "num"),
+        (Field(alias="num"), {"validate_by_alias": False, "validate_by_name": True}, "value"),
+        (Field(), {"alias_generator": str.upper, "populate_by_name": True}, "VALUE"),
+    ],
+)
+def test_the_worker_reads_what_was_sent_whatever_the_aliases(
+    field: Any, config: ConfigDict, sent_as: str, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Params(BaseJobParams):
+        model_config = config
+
+        value: int = field
+
+    factory = upload_route("aliased", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/aliased", data={sent_as: "3"}, files=PICTURE)
+        assert answer.status_code == 200, answer.text
+        late = client.post("/jobs/aliased", files=[("file", ("a", b"x")), (sent_as, (None, b"x"))])
+    assert [error["loc"] for error in late.json()["detail"]] == [["body", sent_as]]
+    stored = repository.only_job.params
+    assert {"input_paths", "output_paths"} < set(stored)
+    params = Params.model_validate(stored)
+    assert (params.value, len(params.input_paths), len(params.output_paths)) == (3, 1, 1)
+
+
+def test_paths_that_only_an_alias_generator_names_are_refused_when_the_route_is_made(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Loud(BaseJobParams):
+        model_config = ConfigDict(alias_generator=str.upper)
+
+    factory = upload_route("loud", Loud, output_name=lambda name, _: name)
+    with pytest.raises(
+        ValueError, match=r"^Loud\.input_paths is read as 'INPUT_PATHS' alone.*populate_by_name=True"
+    ):
+        factory(repository, storage, no_user)
+
+
+def test_fields_that_swap_their_names_are_stored_apart(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Swapped(BaseJobParams):
+        one: int = Field(validation_alias="two")
+        two: int = Field(validation_alias="one")
+
+    factory = upload_route("swapped", Swapped, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/swapped", data={"one": "1", "two": "2"}, files=PICTURE).status_code == 200
+    params = Swapped.model_validate(repository.only_job.params)
+    assert (params.one, params.two) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "why"),
+    [
+        (SecretStr, ..., "is a secret, which is stored as asterisks"),
+        (SecretBytes | None, None, "is a secret, which is stored as asterisks"),
+        (list[Annotated[SecretStr, Field(min_length=1)]], ..., "is a secret, which is stored as asterisks"),
+        (Secret[int], ..., "is a secret, which is stored as asterisks"),
+        (int, Field(default=1, exclude=True), "is left out of what is stored"),
+        (int, Field(validation_alias=AliasPath("deep", "num")), "is read by an AliasPath"),
+    ],
+)
+def test_a_field_that_would_not_reach_the_worker_is_refused_when_the_route_is_made(
+    kind: Any, field: Any, why: str, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("given", one_field(kind, field), output_name=lambda name, _: name)
+    with pytest.raises(ValueError, match=rf"^Given\.value {why}"):
+        factory(repository, storage, no_user)
+
+
+def test_a_secret_that_the_schema_writes_in_full_is_stored(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Params(BaseJobParams):
+        token: SecretStr
+
+        @field_serializer("token", when_used="json")
+        def _in_full(self, token: SecretStr) -> str:
+            return token.get_secret_value()
+
+    factory = upload_route("told", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/told", data={"token": "x"}, files=PICTURE).status_code == 200
+    assert repository.only_job.params["token"] == "x"
 
 
 @pytest.mark.parametrize("name", ["file", "priority"])

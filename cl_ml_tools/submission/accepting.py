@@ -16,6 +16,7 @@ from cl_ml_tools.common.output_planning import in_rounds
 from cl_ml_tools.common.schemas import BaseJobParams, Job
 from cl_ml_tools.errors import StoreUnavailableError, SubmissionTooLateError
 from cl_ml_tools.file_names import distinct_names
+from cl_ml_tools.form_fields import stored_values
 from cl_ml_tools.submission.asking import ask
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ async def accept_job(
         count = params.model_copy(update={"input_paths": inputs}).expected_output_count()
         names = distinct_names(map(output_name, in_rounds(kept, count)))
         paths = {"input_paths": inputs, "output_paths": [str(outputs / name) for name in names]}
-        # By alias and round trip: the worker builds the same schema from it again.
-        stored = params.model_copy(update=paths).model_dump(mode="json", by_alias=True, round_trip=True)
+        stored = stored_values(params.model_copy(update=paths))
         job = Job(job_id=job_id, task_type=task_type, params=stored)
         submission = _submission(idempotency_key, job, kept, saved, priority)
     except BaseException:
