@@ -20,6 +20,7 @@ from cl_ml_tools.form_fields import (
     field_adapter,
     form_fields,
     form_names,
+    has_early_validator,
     is_list,
     spelled_out,
 )
@@ -117,7 +118,8 @@ def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
 def early_faults(schema: type[BaseJobParams], sent: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
     """What is wrong with fields that have arrived, as far as their types and bounds alone can tell.
 
-    Fields with validators of their own are left to `validated`, which runs these once.
+    Fields with validators of their own are left to `validated`, which runs these once. So are all fields of a schema
+    that looks at the values first: it may make others of them.
     """
     arrived: dict[str, list[object]] = {}
     for name, value in sent:
@@ -144,6 +146,8 @@ def _plain_adapters(schema: type[BaseJobParams]) -> dict[str, tuple[TypeAdapter[
     adapters: dict[str, tuple[TypeAdapter[Any], bool]] = {
         "priority": (TypeAdapter(Annotated[int, annotated_types.Interval(ge=0, le=10)]), False)
     }
+    if has_early_validator(schema):
+        return adapters
     names = form_names(schema)
     for name, field in form_fields(schema).items():
         plain = all(not hasattr(constraint, "__get_pydantic_core_schema__") for constraint in field.metadata)
