@@ -1,5 +1,6 @@
 """Uploads that go to the storage while they arrive."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -320,6 +321,45 @@ def test_a_user_has_so_many_unfinished_jobs_and_no_more(
     assert post("bob").status_code == 200
     repository.cancel_job(first.json()["job_id"])
     assert post("ann").status_code == 200
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_of_uploads_begun_together_no_more_are_accepted_than_a_user_may_have(
+    limit: int, repository: CeleryJobRepository, store: RedisJobStore, tmp_path: Path
+) -> None:
+    together = 12
+    gate = asyncio.Barrier(together + 1)
+
+    class Gated(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            saved = await super().save_input_file(job_id, filename, file)
+            await gate.wait()
+            return saved
+
+    storage = Gated(tmp_path / "media", upload_limits=UploadLimits(max_unfinished_jobs=limit))
+    app = FastAPI()
+    app.include_router(ROUTE(repository, storage, user_of_header))
+
+    async def scenario() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            def post(user: str) -> Any:
+                file = {"file": ("a", b"x")}
+                return client.post("/jobs/probe", data={"size": "1"}, files=file, headers={"X-User": user})
+
+            answers: list[httpx2.Response] = await asyncio.gather(
+                *(post("ann") for _ in range(together)), post("bob")
+            )
+            return answers
+
+    *answers, other = asyncio.run(scenario())
+    assert sorted(answer.status_code for answer in answers) == [200] * limit + [429] * (together - limit)
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "5"
+    assert f"{limit} is the limit" in refused.json()["detail"]
+    assert other.status_code == 200
+    assert len(kept(storage)) == len(store.list()) == limit + 1
 
 
 # --- clients that go away
