@@ -177,20 +177,27 @@ def _fault(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | No
     return None
 
 
-def _kinds(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+def _kinds(
+    described: Mapping[str, Any], definitions: Mapping[str, Any], *, in_array: bool = False
+) -> Iterator[str]:
     """The sorts of values that a JSON schema takes; ``nested`` is an array in an array."""
     if "$ref" in described:
         described = definitions[described["$ref"].rsplit("/", 1)[1]]
     for key in ("anyOf", "oneOf", "allOf"):
         for choice in described.get(key, ()):
-            yield from _kinds(choice, definitions)
+            yield from _kinds(choice, definitions, in_array=in_array)
     if "enum" in described or "const" in described:
         return
-    yield described.get("type", "any")
-    if described.get("type") == "array":
+    kind = described.get("type", "any")
+    if kind == "array" and in_array:
+        # Not looked into: types may hold themselves.
+        yield "nested"
+        return
+    yield kind
+    if kind == "array":
         for entry in (described.get("items"), *described.get("prefixItems", ())):
             if isinstance(entry, dict):
-                yield from ("nested" if kind == "array" else kind for kind in _kinds(entry, definitions))
+                yield from _kinds(entry, definitions, in_array=True)
 
 
 def spelled_out(annotation: Any) -> Any:

@@ -447,6 +447,7 @@ class Pair(TypedDict):
 
 Side = TypeAliasType("Side", Literal["left", "right"])
 Sizes = TypeAliasType("Sizes", list[int])
+Tree = TypeAliasType("Tree", "int | list[Tree]")
 Short = Annotated[list[int], Field(max_length=3)]
 
 
@@ -462,7 +463,15 @@ def read(text: Any) -> Any:
     "kind",
     [
         *(Box, Box | None, list[Box], Annotated[Box, BeforeValidator(read)], tuple[int, Box], Box | str),
-        *(dict[str, Any], dict[str, int] | None, list[dict[str, int]], list[list[int]], Pair),
+        *(
+            dict[str, Any],
+            dict[str, int] | None,
+            list[dict[str, int]],
+            list[list[int]],
+            Pair,
+            Tree,
+            list[Tree],
+        ),
         *(Iterable[int], AbstractSet[int], Callable[[], int]),
     ],
 )
