@@ -48,19 +48,19 @@ def distinct_name(name: str, taken: Iterable[str]) -> str:
         name: a safe file name.
         taken: the names that the answer must differ from.
     """
-    occupied = {_folded(other) for other in taken}
-    distinct, number = name, 1
-    while _folded(distinct) in occupied:
-        number += 1
-        distinct = _shortened(name, f"-{number}")
-    return distinct
+    return _numbered(name, {_folded(other) for other in taken}, 1)[0]
 
 
 def distinct_names(names: Iterable[str | None]) -> list[str]:
     """The names made safe, each unlike those before it: ``photo.png``, ``photo-2.png``."""
     distinct: list[str] = []
-    for name in names:
-        distinct.append(distinct_name(safe_file_name(name), distinct))
+    occupied: set[str] = set()
+    numbers: dict[str, int] = {}
+    for name in map(safe_file_name, names):
+        # What was taken stays taken: the search goes on where it ended for the same name.
+        numbered, numbers[name] = _numbered(name, occupied, numbers.get(name, 1))
+        distinct.append(numbered)
+        occupied.add(_folded(numbered))
     return distinct
 
 
@@ -75,6 +75,15 @@ def check_job_id(job_id: str) -> str:
             f"{job_id!r:.150} is no job id: use 1 to 128 of the characters A-Z, a-z, 0-9, '-' and '_'"
         )
     return job_id
+
+
+def _numbered(name: str, occupied: set[str], number: int) -> tuple[str, int]:
+    """The name with the first number, from ``number`` on, that makes it no one's, and that number; 1 is not written."""
+    distinct = name if number == 1 else _shortened(name, f"-{number}")
+    while _folded(distinct) in occupied:
+        number += 1
+        distinct = _shortened(name, f"-{number}")
+    return distinct, number
 
 
 def _nfc(text: str) -> str:

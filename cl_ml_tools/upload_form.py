@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import annotated_types
 from fastapi import File, Form, UploadFile
@@ -13,7 +13,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile as ReceivedFile
 
+from cl_ml_tools.common.output_planning import in_rounds, planned_outputs
 from cl_ml_tools.common.schemas import BaseJobParams
+from cl_ml_tools.form_fields import (
+    check_fields_can_be_sent,
+    field_adapter,
+    form_fields,
+    form_names,
+    has_early_validator,
+    is_list,
+    spelled_out,
+)
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -24,7 +34,6 @@ FROM_OUTPUT = "from_output"
 """The field, which may be repeated, that says which of its outputs."""
 
 _TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
-_PATHS = frozenset(BaseJobParams.model_fields)
 
 
 def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signature:
@@ -41,10 +50,11 @@ def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signa
         max_files: how many files one job takes.
 
     Raises:
-        ValueError: a field of the schema is named like one of the form's own.
+        ValueError: a field of the schema is named like one of the form's own, or no form can carry it.
     """
-    fields = _form_fields(schema)
-    if clash := sorted(_TAKEN & {_form_name(name, field) for name, field in fields.items()}):
+    check_fields_can_be_sent(schema)
+    names = form_names(schema)
+    if clash := sorted(_TAKEN & set(names.values())):
         raise ValueError(
             f"{schema.__name__}.{clash[0]} is a name that each upload form has: rename the field"
         )
@@ -68,7 +78,7 @@ def form_signature(schema: type[BaseJobParams], max_files: int) -> inspect.Signa
             _parameter("file", uploads, default=None),
             _parameter(FROM_JOB, Annotated[str | None, WrapValidator(_as_sent), earlier], default=None),
             _parameter(FROM_OUTPUT, Annotated[list[str], WrapValidator(_as_sent), outputs], default=None),
-            *(_form_parameter(name, field) for name, field in fields.items()),
+            *(_form_parameter(name, field, names[name]) for name, field in form_fields(schema).items()),
             _parameter("priority", urgency, default=5),
         ]
     )
@@ -97,7 +107,7 @@ def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    texts = {_form_name(name, field) for name, field in _form_fields(schema).items()} | _TAKEN - {"file"}
+    texts = set(form_names(schema).values()) | _TAKEN - {"file"}
     if name in texts:
         message = "Text is needed here; a file was sent."
         raise RequestValidationError(
@@ -108,7 +118,8 @@ def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
 def early_faults(schema: type[BaseJobParams], sent: Sequence[tuple[str, object]]) -> list[dict[str, Any]]:
     """What is wrong with fields that have arrived, as far as their types and bounds alone can tell.
 
-    Fields with validators of their own are left to `validated`, which runs these once.
+    Fields with validators of their own are left to `validated`, which runs these once. So are all fields of a schema
+    that looks at the values first: it may make others of them.
     """
     arrived: dict[str, list[object]] = {}
     for name, value in sent:
@@ -135,20 +146,14 @@ def _plain_adapters(schema: type[BaseJobParams]) -> dict[str, tuple[TypeAdapter[
     adapters: dict[str, tuple[TypeAdapter[Any], bool]] = {
         "priority": (TypeAdapter(Annotated[int, annotated_types.Interval(ge=0, le=10)]), False)
     }
-    for name, field in _form_fields(schema).items():
+    if has_early_validator(schema):
+        return adapters
+    names = form_names(schema)
+    for name, field in form_fields(schema).items():
         plain = all(not hasattr(constraint, "__get_pydantic_core_schema__") for constraint in field.metadata)
         if name not in own and "*" not in own and plain:
-            annotated: Any = Annotated
-            kind = (
-                annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation or Any
-            )
-            adapters[_form_name(name, field)] = (TypeAdapter(kind), _is_list(field.annotation))
+            adapters[names[name]] = (field_adapter(schema, field), is_list(field))
     return adapters
-
-
-def _is_list(annotation: Any) -> bool:
-    kinds = (annotation, *get_args(annotation))
-    return any(get_origin(kind) in (list, set, tuple, frozenset, Sequence) or kind is list for kind in kinds)
 
 
 def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequence[str]) -> ParamsT:
@@ -163,16 +168,14 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
     # A form cannot send None: such a value is a field that was left out.
-    given = {
-        _form_name(name, field): values[name]
-        for name, field in _form_fields(schema).items()
-        if values[name] is not None
-    }
+    given = {sent: values[name] for name, sent in form_names(schema).items() if values[name] is not None}
     inputs = [f"/input/{name}" for name in file_names]
-    paths = {"input_paths": inputs, "output_paths": _stand_ins(schema, given, inputs)}
+    # The schema is asked how many outputs it expects once its fields are valid, and before its own validators of the
+    # whole see the paths.
+    token = planned_outputs.set(lambda count: _stand_ins(inputs, count))
     try:
         # A form carries text only, so a schema that is strict elsewhere cannot be it here.
-        return schema.model_validate({**given, **paths}, strict=False)
+        return schema.model_validate({**given, "input_paths": inputs}, strict=False)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         for entry in errors:
@@ -181,18 +184,13 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         raise RequestValidationError(
             [{**entry, "loc": ("body", *entry["loc"])} for entry in errors], body=given
         ) from error
+    finally:
+        planned_outputs.reset(token)
 
 
-def _stand_ins(schema: type[BaseJobParams], given: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
-    """As many outputs as the schema expects of what was given, which is not checked yet."""
-    outputs = [f"/output/{name.rsplit('/', 1)[1]}" for name in inputs]
-    if schema.expected_output_count is BaseJobParams.expected_output_count:
-        return outputs
-    names = {_form_name(name, field): name for name, field in _form_fields(schema).items()}
-    sketch = schema.model_construct(
-        **{names[name]: value for name, value in given.items()}, input_paths=list(inputs)
-    )
-    return outputs[: sketch.expected_output_count()]
+def _stand_ins(inputs: Sequence[str], count: int) -> list[str]:
+    names = [name.rsplit("/", 1)[1] for name in in_rounds(inputs, count)]
+    return [f"/output/{number}/{name}" for number, name in enumerate(names)]
 
 
 def _refused_files(message: str, sent: object) -> RequestValidationError:
@@ -201,17 +199,9 @@ def _refused_files(message: str, sent: object) -> RequestValidationError:
     )
 
 
-def _form_fields(schema: type[BaseJobParams]) -> dict[str, FieldInfo]:
-    return {name: field for name, field in schema.model_fields.items() if name not in _PATHS}
-
-
-def _form_name(name: str, field: FieldInfo) -> str:
-    return field.validation_alias if isinstance(field.validation_alias, str) else name
-
-
-def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _form_parameter(name: str, field: FieldInfo, sent_as: str) -> inspect.Parameter:
     form = Form(
-        alias=_form_name(name, field),
+        alias=sent_as,
         title=field.title,
         description=field.description,
         examples=field.examples,
@@ -219,7 +209,7 @@ def _form_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         json_schema_extra=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else None,
     )
     annotated: Any = Annotated  # what stands between its brackets is known at run time only
-    annotation = annotated[(field.annotation, *field.metadata, WrapValidator(_as_sent), form)]
+    annotation = annotated[(spelled_out(field.annotation), *field.metadata, WrapValidator(_as_sent), form)]
     if field.is_required():
         return _parameter(name, annotation)
     return _parameter(name, annotation, default=field.default if field.default_factory is None else None)

@@ -1,17 +1,38 @@
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 import anyio
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, UploadFile
 from fastapi.testclient import TestClient
 from plain_implementations import MemoryRepository
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    create_model,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import TypeAliasType, TypedDict
 
 from cl_ml_tools import BaseJobParams, FileStorage, Job, JobRepository
 from cl_ml_tools.errors import (
@@ -299,6 +320,101 @@ def test_a_field_with_an_alias_is_sent_and_stored_under_it(
     assert Params.model_validate(repository.only_job.params).from_ == 3
 
 
+@pytest.mark.parametrize(
+    ("field", "config", "sent_as"),
+    [
+        (Field(validation_alias="num"), {}, "num"),
+        (Field(serialization_alias="out"), {}, "value"),
+        (Field(alias="num", serialization_alias="out"), {}, "num"),
+        (Field(validation_alias=AliasChoices(AliasPath("deep", "num"), "num", "n")), {}, "num"),
+        (Field(validation_alias=AliasPath("deep", "num")), {"populate_by_name": True}, "value"),
+        (Field(validation_alias="num"), {"populate_by_name": True}, "num"),
+        (Field(alias="num"), {"validate_by_alias": False, "validate_by_name": True}, "value"),
+        (Field(), {"alias_generator": str.upper, "populate_by_name": True}, "VALUE"),
+    ],
+)
+def test_the_worker_reads_what_was_sent_whatever_the_aliases(
+    field: Any, config: ConfigDict, sent_as: str, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Params(BaseJobParams):
+        model_config = config
+
+        value: int = field
+
+    factory = upload_route("aliased", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/aliased", data={sent_as: "3"}, files=PICTURE)
+        assert answer.status_code == 200, answer.text
+        late = client.post("/jobs/aliased", files=[("file", ("a", b"x")), (sent_as, (None, b"x"))])
+    assert [error["loc"] for error in late.json()["detail"]] == [["body", sent_as]]
+    stored = repository.only_job.params
+    assert {"input_paths", "output_paths"} < set(stored)
+    params = Params.model_validate(stored)
+    assert (params.value, len(params.input_paths), len(params.output_paths)) == (3, 1, 1)
+
+
+def test_paths_that_only_an_alias_generator_names_are_refused_when_the_route_is_made(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Loud(BaseJobParams):
+        model_config = ConfigDict(alias_generator=str.upper)
+
+    factory = upload_route("loud", Loud, output_name=lambda name, _: name)
+    with pytest.raises(
+        ValueError, match=r"^Loud\.input_paths is read as 'INPUT_PATHS' alone.*populate_by_name=True"
+    ):
+        factory(repository, storage, no_user)
+
+
+def test_fields_that_swap_their_names_are_stored_apart(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Swapped(BaseJobParams):
+        one: int = Field(validation_alias="two")
+        two: int = Field(validation_alias="one")
+
+    factory = upload_route("swapped", Swapped, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/swapped", data={"one": "1", "two": "2"}, files=PICTURE).status_code == 200
+    params = Swapped.model_validate(repository.only_job.params)
+    assert (params.one, params.two) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "why"),
+    [
+        (SecretStr, ..., "is a secret, which is stored as asterisks"),
+        (SecretBytes | None, None, "is a secret, which is stored as asterisks"),
+        (list[Annotated[SecretStr, Field(min_length=1)]], ..., "is a secret, which is stored as asterisks"),
+        (Secret[int], ..., "is a secret, which is stored as asterisks"),
+        (int, Field(default=1, exclude=True), "is left out of what is stored"),
+        (int, Field(validation_alias=AliasPath("deep", "num")), "is read by an AliasPath"),
+    ],
+)
+def test_a_field_that_would_not_reach_the_worker_is_refused_when_the_route_is_made(
+    kind: Any, field: Any, why: str, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("given", one_field(kind, field), output_name=lambda name, _: name)
+    with pytest.raises(ValueError, match=rf"^Given\.value {why}"):
+        factory(repository, storage, no_user)
+
+
+def test_a_secret_that_the_schema_writes_in_full_is_stored(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Params(BaseJobParams):
+        token: SecretStr
+
+        @field_serializer("token", when_used="json")
+        def _in_full(self, token: SecretStr) -> str:
+            return token.get_secret_value()
+
+    factory = upload_route("told", Params, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/told", data={"token": "x"}, files=PICTURE).status_code == 200
+    assert repository.only_job.params["token"] == "x"
+
+
 @pytest.mark.parametrize("name", ["file", "priority"])
 def test_a_schema_with_a_name_of_the_forms_own_is_refused_at_once(
     name: str, repository: MemoryRepository, storage: LocalFileStorage
@@ -317,6 +433,243 @@ def test_a_field_may_be_named_response(repository: MemoryRepository, storage: Lo
     with client_of(repository, storage, factory=factory) as client:
         assert client.post("/jobs/polite", data={"response": "yes"}, files=PICTURE).status_code == 200
     assert repository.only_job.params["response"] == "yes"
+
+
+# --- what a form can carry
+
+
+class Box(BaseModel):
+    left: int = 0
+
+
+class Pair(TypedDict):
+    one: int
+
+
+Side = TypeAliasType("Side", Literal["left", "right"])
+Sizes = TypeAliasType("Sizes", list[int])
+Tree = TypeAliasType("Tree", "int | list[Tree]")
+Short = Annotated[list[int], Field(max_length=3)]
+
+
+def one_field(kind: Any, field: Any = ...) -> type[BaseJobParams]:
+    return create_model("Given", __base__=BaseJobParams, value=(kind, field))
+
+
+def read(text: Any) -> Any:
+    return json.loads(text) if isinstance(text, str) else text
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Box, Box | None, list[Box], Annotated[Box, BeforeValidator(read)], tuple[int, Box], Box | str),
+        *(
+            dict[str, Any],
+            dict[str, int] | None,
+            list[dict[str, int]],
+            list[list[int]],
+            Pair,
+            Tree,
+            list[Tree],
+        ),
+        *(Iterable[int], AbstractSet[int], Callable[[], int]),
+    ],
+)
+@pytest.mark.parametrize("default", [..., None])
+def test_a_field_that_no_form_can_carry_is_refused_when_the_route_is_made(
+    kind: Any, default: Any, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("given", one_field(kind, default), output_name=lambda name, _: name)
+    with pytest.raises(ValueError, match=r"^Given\.value .*write a route of your own with submit_uploads"):
+        factory(repository, storage, no_user)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "stored"),
+    [
+        (str, "x", "x"),
+        (int | None, "3", 3),
+        (bool, "no", False),
+        (Decimal, "1.50", "1.50"),
+        (Corner, "top", "top"),
+        (Literal["a", 1], "a", "a"),
+        (Side, "left", "left"),
+        (date, "2026-01-02", "2026-01-02"),
+        (datetime | None, "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        (time, "03:04:05", "03:04:05"),
+        (timedelta, "PT1H", "PT1H"),
+        (UUID, "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b", "4b4c8a0e-6f0f-4f3b-9d4c-0d6f5e1f2a3b"),
+        (Path, "a/b", "a/b"),
+        (Annotated[int, Field(gt=1)] | Annotated[str, Field(max_length=4)], "3", "3"),
+        (list[Corner], ["top", "bottom"], ["top", "bottom"]),
+        (set[int], ["4"], [4]),
+        (tuple, ["a"], ["a"]),
+        (tuple[int, str], ["1", "2"], [1, "2"]),
+        (tuple[UUID, ...] | None, [], None),
+        (Short | None, ["1", "2"], [1, 2]),
+        (Sizes, ["1", "2"], [1, 2]),
+        (Sizes | None, ["1"], [1]),
+        (Any, "x", "x"),
+        (Annotated[dict[str, int], BeforeValidator(read)], '{"a": 1}', {"a": 1}),
+        (Json[Box], '{"left": 2}', '{"left":2}'),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["before the file", "after it"])
+def test_all_that_a_form_can_carry_is_stored_and_described(
+    kind: Any, sent: Any, stored: Any, late: bool, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    schema = one_field(kind, None if sent == [] else ...)
+    factory = upload_route("given", schema, output_name=lambda name, _: name)
+    fields = [("value", (None, one)) for one in (sent if isinstance(sent, list) else [sent])]
+    with client_of(repository, storage, factory=factory) as client:
+        files = letters(1) + fields if late else fields + letters(1)
+        answer = client.post("/jobs/given", files=files)
+        assert answer.status_code == 200, answer.text
+        assert client.get("/openapi.json").status_code == 200
+    assert repository.only_job.params["value"] == stored
+    schema.model_validate(repository.only_job.params)
+
+
+def test_a_field_that_its_own_validator_makes_of_text_may_have_any_type(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Weighted(BaseJobParams):
+        weights: dict[str, float]
+
+        @field_validator("weights", mode="before")
+        @classmethod
+        def _read(cls, value: Any) -> Any:
+            return read(value)
+
+    factory = upload_route("weighted", Weighted, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/weighted", data={"weights": '{"a": 0.5}'}, files=PICTURE)
+        assert answer.status_code == 200, answer.text
+        assert client.get("/openapi.json").status_code == 200
+    assert repository.only_job.params["weights"] == {"a": 0.5}
+
+
+# --- how many outputs
+
+
+def outputs_of(repository: MemoryRepository) -> list[str]:
+    return [Path(path).name for path in repository.only_job.params["output_paths"]]
+
+
+def letters(count: int) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("file", (f"{letter}.png", b"x")) for letter in "abcdef"[:count]]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [({"groups": "2", "join": "false"}, 2), ({"groups": "9", "join": "no"}, 3), ({"join": "true"}, 1)],
+)
+def test_outputs_are_counted_by_valid_values(
+    form: dict[str, str], expected: int, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Grouped(BaseJobParams):
+        groups: int = Field(default=1, ge=1)
+        join: bool
+
+        def expected_output_count(self) -> int:
+            return 1 if self.join else min(self.groups, len(self.input_paths))
+
+        @model_validator(mode="after")
+        def _paths_are_seen(self) -> Self:
+            assert len(self.output_paths) == self.expected_output_count()
+            return self
+
+    factory = upload_route("grouped", Grouped, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/grouped", data=form, files=letters(3))
+        assert answer.status_code == 200, answer.text
+        bad = client.post("/jobs/grouped", data={**form, "groups": "many"}, files=letters(3))
+    assert outputs_of(repository) == ["a.png", "b.png", "c.png"][:expected]
+    assert [error["loc"] for error in bad.json()["detail"]] == [["body", "groups"]]
+
+
+@pytest.mark.parametrize("config", [ConfigDict(frozen=True), ConfigDict(validate_assignment=True)])
+def test_outputs_are_counted_whatever_the_schemas_config(
+    config: ConfigDict, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    class Joined(BaseJobParams):
+        model_config = config
+
+        def expected_output_count(self) -> int:
+            return 1
+
+    factory = upload_route("joined", Joined, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        assert client.post("/jobs/joined", files=letters(2)).status_code == 200
+    assert outputs_of(repository) == ["a.png"]
+
+
+class Pages(BaseJobParams):
+    pages: int = Field(default=2, ge=0)
+
+    def expected_output_count(self) -> int:
+        return self.pages * len(self.input_paths)
+
+
+PAGES = upload_route("pages", Pages, output_name=lambda name, params: f"page_of_{name}")
+
+
+def test_more_outputs_than_inputs_are_named_by_going_round_the_inputs_again(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        answer = client.post("/jobs/pages", data={"pages": "3"}, files=letters(2))
+    assert answer.status_code == 200, answer.text
+    a, b = ("page_of_a", "page_of_b")
+    rounds = [[f"{a}{number}.png", f"{b}{number}.png"] for number in ("", "-2", "-3")]
+    assert outputs_of(repository) == [name for names in rounds for name in names]
+    assert Pages.model_validate(repository.only_job.params).pages == 3
+
+
+def test_a_job_may_have_no_outputs_that_are_named_ahead(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        assert client.post("/jobs/pages", data={"pages": "0"}, files=letters(2)).status_code == 200
+    assert outputs_of(repository) == []
+
+
+def test_a_job_with_more_outputs_than_anybody_wants_is_refused(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with client_of(repository, storage, factory=PAGES) as client:
+        most = client.post("/jobs/pages", data={"pages": "500"}, files=letters(2))
+        answer = client.post("/jobs/pages", data={"pages": "1000000000"}, files=letters(2))
+    assert most.status_code == 200
+    assert answer.status_code == 422
+    (error,) = answer.json()["detail"]
+    assert (error["loc"], error["input"]) == (["body"], {"pages": "1000000000"})
+    assert "2000000000 outputs; 1000 are the most" in error["msg"]
+    assert len(repository.jobs) == len(kept_jobs(storage)) == 1
+
+
+def test_a_route_of_ones_own_may_have_more_outputs_than_inputs(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    def submitted(pages: int) -> Any:
+        uploads = [UploadFile(BytesIO(b"x"), filename=f"{letter}.png") for letter in "ab"]
+        return submit_uploads(
+            repository,
+            storage,
+            uploads,
+            task_type="pages",
+            params=Pages(pages=pages),
+            output_name=lambda name: name,
+            created_by=None,
+            priority=5,
+        )
+
+    asyncio.run(submitted(2))
+    assert outputs_of(repository) == ["a.png", "b.png", "a-2.png", "b-2.png"]
+    with pytest.raises(InvalidJobError, match="1002 outputs; 1000 are the most"):
+        asyncio.run(submitted(501))
+    assert len(repository.jobs) == len(kept_jobs(storage)) == 1
 
 
 # --- how it is described

@@ -1,5 +1,6 @@
 """Uploads that go to the storage while they arrive."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -19,7 +20,7 @@ from fastapi.testclient import TestClient
 from harness import Process, wait_until
 from job_http import user_of_header
 from plain_implementations import MemoryRepository
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from cl_ml_tools import BaseJobParams, JobRepository
 from cl_ml_tools.celery_bridge import CeleryJobRepository
@@ -27,6 +28,11 @@ from cl_ml_tools.common.file_storage import UploadLimits
 from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.submission import upload_route
+
+
+def no_user() -> None:
+    return None
+
 
 BOUNDARY = "-----x"
 
@@ -140,6 +146,60 @@ def test_fields_that_come_first_are_checked_before_the_file_is_received(
     assert answer.status_code == 422
     assert [error["loc"][:2] for error in answer.json()["detail"]] == [["body", faulty]]
     assert not kept(storage)
+
+
+class Stripped(BaseJobParams):
+    model_config = ConfigDict(str_strip_whitespace=True, str_to_lower=True)
+
+    code: str = Field(max_length=2)
+    kind: Annotated[str, Field(pattern="^[ab]$")] = "a"
+
+
+class Rewritten(BaseJobParams):
+    size: int = Field(ge=1, le=10)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metres(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "size": str(values["size"]).removesuffix("m")}
+
+
+class Wrapped(BaseJobParams):
+    size: int = Field(ge=1, le=10)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _metres(cls, values: Any, handler: Callable[[Any], Self]) -> Self:
+        return handler({**values, "size": str(values["size"]).removesuffix("m")})
+
+
+@pytest.mark.parametrize(
+    ("schema", "form", "refused"),
+    [
+        (Stripped, {"code": "  XY ", "kind": " b"}, {"code": "xyz"}),
+        (Rewritten, {"size": "3m"}, {"size": "11m"}),
+        (Wrapped, {"size": "3m"}, {"size": "11m"}),
+    ],
+)
+def test_fields_that_come_first_are_refused_only_when_the_schema_refuses_them(
+    schema: type[BaseJobParams],
+    form: dict[str, str],
+    refused: dict[str, str],
+    plain: MemoryRepository,
+    storage: LocalFileStorage,
+) -> None:
+    app = FastAPI()
+    app.include_router(
+        upload_route("probe", schema, output_name=lambda name, _: name)(plain, storage, no_user)
+    )
+    with TestClient(app) as client:
+        answer = client.post("/jobs/probe", data=form, files={"file": ("a", b"x")})
+        assert answer.status_code == 200, answer.text
+        bad = client.post("/jobs/probe", data=refused, files={"file": ("a", b"x")})
+        urgent = client.post("/jobs/probe", data={**form, "priority": "11"}, files={"file": ("a", b"x")})
+    for answer, field in ((bad, next(iter(refused))), (urgent, "priority")):
+        assert [error["loc"] for error in answer.json()["detail"]] == [["body", field]]
+    assert len(kept(storage)) == 1
 
 
 def test_fields_that_come_last_are_checked_too_and_nothing_stays(
@@ -261,6 +321,45 @@ def test_a_user_has_so_many_unfinished_jobs_and_no_more(
     assert post("bob").status_code == 200
     repository.cancel_job(first.json()["job_id"])
     assert post("ann").status_code == 200
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_of_uploads_begun_together_no_more_are_accepted_than_a_user_may_have(
+    limit: int, repository: CeleryJobRepository, store: RedisJobStore, tmp_path: Path
+) -> None:
+    together = 12
+    gate = asyncio.Barrier(together + 1)
+
+    class Gated(LocalFileStorage):
+        async def save_input_file(self, job_id: str, filename: str | None, file: Any) -> Any:
+            saved = await super().save_input_file(job_id, filename, file)
+            await gate.wait()
+            return saved
+
+    storage = Gated(tmp_path / "media", upload_limits=UploadLimits(max_unfinished_jobs=limit))
+    app = FastAPI()
+    app.include_router(ROUTE(repository, storage, user_of_header))
+
+    async def scenario() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            def post(user: str) -> Any:
+                file = {"file": ("a", b"x")}
+                return client.post("/jobs/probe", data={"size": "1"}, files=file, headers={"X-User": user})
+
+            answers: list[httpx2.Response] = await asyncio.gather(
+                *(post("ann") for _ in range(together)), post("bob")
+            )
+            return answers
+
+    *answers, other = asyncio.run(scenario())
+    assert sorted(answer.status_code for answer in answers) == [200] * limit + [429] * (together - limit)
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "5"
+    assert f"{limit} is the limit" in refused.json()["detail"]
+    assert other.status_code == 200
+    assert len(kept(storage)) == len(store.list()) == limit + 1
 
 
 # --- clients that go away

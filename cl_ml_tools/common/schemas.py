@@ -5,6 +5,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cl_ml_tools.common.output_planning import planned_outputs
+
 
 class JobStatus(StrEnum):
     """Where a job stands. ``completed``, ``error`` and ``cancelled`` are terminal."""
@@ -143,11 +145,18 @@ class BaseJobParams(BaseModel):
     output_paths: list[str] = Field(default_factory=list)
 
     def expected_output_count(self) -> int:
-        """How many outputs go with these inputs: one for each. A plugin that makes one of many overrides it."""
+        """How many outputs go with these inputs: one for each.
+
+        A plugin that makes one of many, or many of one, overrides it. It is asked of valid values.
+        """
         return len(self.input_paths)
 
     @model_validator(mode="after")
     def _paths_match(self) -> Self:
+        plan = planned_outputs.get()
+        if plan and self.input_paths and not self.output_paths:
+            # Not assigned: that would validate again, or be refused, where the schema's config says so.
+            self.__dict__["output_paths"] = plan(self.expected_output_count())
         if len(set(self.output_paths)) != len(self.output_paths):
             raise ValueError("Output paths must be unique")
         expected = self.expected_output_count()

@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_control import AddsJobsOnce, Submission
 from cl_ml_tools.common.job_repository import JobRepository
+from cl_ml_tools.common.output_planning import in_rounds
 from cl_ml_tools.common.schemas import BaseJobParams, Job
 from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError, SubmissionTooLateError
 from cl_ml_tools.file_names import distinct_names
+from cl_ml_tools.form_fields import stored_values
 from cl_ml_tools.submission.asking import ask
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,14 @@ async def accept_job(
         job_id: under which they were saved.
         task_type: the task that does the job.
         params: its parameters, already valid; their paths are replaced.
-        output_name: an output's name, from the name that its upload was saved under.
+        output_name: an output's name, from the name that its upload was saved under; when more outputs are expected
+            than there are inputs, asked for each input again, in rounds.
         created_by: whose job it is.
         priority: 0 to 10, higher is more urgent.
         idempotency_key: the client's name for this submission.
 
     Raises:
+        InvalidJobError: it expects more outputs than a job may have.
         Exception: what the storage or the repository raised, as it was.
     """
     try:
@@ -60,10 +64,9 @@ async def accept_job(
         kept = [str(entry.get("filename") or name) for name, entry in saved]
         inputs = [str(entry["path"]) for _, entry in saved]
         count = params.model_copy(update={"input_paths": inputs}).expected_output_count()
-        names = distinct_names(map(output_name, kept[:count]))
+        names = distinct_names(map(output_name, in_rounds(kept, count)))
         paths = {"input_paths": inputs, "output_paths": [str(outputs / name) for name in names]}
-        # By alias and round trip: the worker builds the same schema from it again.
-        stored = params.model_copy(update=paths).model_dump(mode="json", by_alias=True, round_trip=True)
+        stored = stored_values(params.model_copy(update=paths))
         job = Job(job_id=job_id, task_type=task_type, params=stored)
         submission = _submission(idempotency_key, job, kept, saved, priority)
     except BaseException:

@@ -12,15 +12,13 @@ from uuid import uuid4
 from fastapi import Depends, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from cl_ml_tools.common.file_storage import FileStorage, UploadLimits, limits_of_uploads
-from cl_ml_tools.common.job_control import CountsUnfinishedJobs
+from cl_ml_tools.common.file_storage import FileStorage, limits_of_uploads
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams
-from cl_ml_tools.errors import TooManyJobsError
 from cl_ml_tools.http_errors import ProblemRoute
 from cl_ml_tools.submission.accepting import discard
-from cl_ml_tools.submission.asking import ask
 from cl_ml_tools.submission.earlier_jobs import EarlierJobs
+from cl_ml_tools.submission.quota import check_quota
 from cl_ml_tools.submission.reception import Received, Reception
 from cl_ml_tools.submission.viewing import viewer_in
 
@@ -59,7 +57,8 @@ def receiver(
     ) -> AsyncIterator[Received]:
         viewer = viewer_in(request, user)
         received = Received(str(uuid4()), viewer.creator)
-        await _check_quota(repository, received.creator, limits)
+        # Asked again when the job is added, see `quota_kept`; here so that nobody sends a file for nothing.
+        await check_quota(repository, received.creator, limits)
         earlier = EarlierJobs(repository, file_storage, viewer)
         try:
             reception = Reception(request, schema, file_storage, limits, earlier, received)
@@ -73,13 +72,3 @@ def receiver(
                 await discard(file_storage, received.job_id)
 
     return receive
-
-
-async def _check_quota(repository: JobRepository, creator: str | None, limits: UploadLimits) -> None:
-    most = limits.max_unfinished_jobs
-    if most and creator is not None and isinstance(repository, CountsUnfinishedJobs):
-        unfinished = await ask(repository, lambda: repository.count_unfinished(creator))
-        if unfinished >= most:
-            raise TooManyJobsError(
-                f"You have {unfinished} unfinished jobs; {most} is the limit. Wait until some have finished."
-            )

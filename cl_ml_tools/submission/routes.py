@@ -15,6 +15,7 @@ from cl_ml_tools.errors import StoreUnavailableError
 from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION, problem_responses
 from cl_ml_tools.submission.accepting import accept_job
 from cl_ml_tools.submission.asking import ask
+from cl_ml_tools.submission.quota import quota_kept
 from cl_ml_tools.submission.receiving import UploadRoute, receiver
 from cl_ml_tools.submission.reception import Received, SavedUpload
 from cl_ml_tools.upload_form import FROM_JOB, FROM_OUTPUT, checked_files, form_signature, validated
@@ -70,24 +71,28 @@ def upload_route(
 ) -> Callable[[JobRepository, FileStorage, Callable[..., Any]], APIRouter]:
     """Make a plugin's route factory: ``POST /jobs/<task_type>`` takes files and makes one job of them.
 
-    The form has ``file``, which may be repeated, ``priority`` and each field of the schema that a form can carry:
-    text, numbers, booleans, choices, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
+    The form has ``file``, which may be repeated, ``priority`` and each field of the schema: text, numbers, booleans,
+    choices, dates, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
     outputs of another job inputs, before any file. Files go to the storage while they arrive; fields that come before
     them are checked first, and nothing stays unless the schema finds everything valid.
 
     Args:
         task_type: the task that does the jobs.
         schema: the task's parameters.
-        output_name: the name of an output file, from that of its upload and the parameters. Whatever it
+        output_name: the name of an output file, from that of its upload and the parameters. When the schema expects
+            more outputs than there are inputs, it is asked for each input again, in rounds: 1, 2, 1, 2. Whatever it
             returns is reduced to a safe name, and numbered when another output has it.
 
-    Raises:
-        ValueError: a field of the schema is named ``file``, ``from_job``, ``from_output`` or ``priority``.
+    The factory raises ValueError for a field that is named ``file``, ``from_job``, ``from_output`` or ``priority``, or
+    that no form can carry, such as a model or a dict: write a route of your own with `submit_uploads` then. So it does
+    for one whose value would not reach the worker: a secret, which is stored as asterisks, or ``exclude=True``.
     """
 
     def create_router(
         repository: JobRepository, file_storage: FileStorage, get_current_user: Callable[..., Any]
     ) -> APIRouter:
+        limits = limits_of_uploads(file_storage)
+
         async def submit(file: list[SavedUpload], priority: int, **values: Any) -> JobAccepted:
             received: Received = values.pop(_RECEIVED)
             response: Response = values.pop(_RESPONSE)
@@ -97,19 +102,20 @@ def upload_route(
             key: str | None = values.pop(_KEY, None)
             files = cast("list[SavedUpload]", checked_files(file))
             params = validated(schema, values, [upload.name for upload in files])
-            received.is_handed_over = True
-            job_id = await accept_job(
-                repository,
-                file_storage,
-                [(upload.name, upload.saved) for upload in files],
-                job_id=received.job_id,
-                task_type=task_type,
-                params=params,
-                output_name=lambda name: output_name(name, params),
-                created_by=received.creator,
-                priority=priority,
-                idempotency_key=key,
-            )
+            async with quota_kept(repository, received.creator, limits):
+                received.is_handed_over = True
+                job_id = await accept_job(
+                    repository,
+                    file_storage,
+                    [(upload.name, upload.saved) for upload in files],
+                    job_id=received.job_id,
+                    task_type=task_type,
+                    params=params,
+                    output_name=lambda name: output_name(name, params),
+                    created_by=received.creator,
+                    priority=priority,
+                    idempotency_key=key,
+                )
             served = await _is_served(repository, task_type)
             if job_id == received.job_id:
                 return JobAccepted(job_id=job_id, served=served)
@@ -123,7 +129,7 @@ def upload_route(
         submit.task_type = task_type  # type: ignore[attr-defined]
         receive = receiver(schema, repository, file_storage, get_current_user)
         knows_again = isinstance(repository, AddsJobsOnce)
-        form = form_signature(schema, limits_of_uploads(file_storage).max_files)
+        form = form_signature(schema, limits.max_files)
         submit.__signature__ = _signature(form, receive, knows_again)  # type: ignore[attr-defined]
         router = APIRouter(dependencies=[ERROR_TRANSLATION], route_class=UploadRoute)
         router.add_api_route(

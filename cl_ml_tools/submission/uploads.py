@@ -35,11 +35,14 @@ async def submit_uploads(
         files: the uploads, one or more.
         task_type: the task that does the job.
         params: its parameters, already valid; their paths are replaced.
-        output_name: an output's name, from the name that its upload was saved under.
+        output_name: an output's name, from the name that its upload was saved under; when more outputs are expected
+            than there are inputs, asked for each input again, in rounds. Made safe, and numbered when another output
+            has it.
         created_by: whose job it is.
         priority: 0 to 10, higher is more urgent.
 
     Raises:
+        InvalidJobError: the parameters expect more outputs than a job may have.
         Exception: what the storage or the repository raised, as it was.
     """
     job_id = str(uuid4())
