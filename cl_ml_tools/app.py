@@ -116,8 +116,18 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         ),
         prefix="/api",
     )
+    # Behind all others; without it the path is known as that of a job, and the answer a bare 405.
+    app.add_api_route(
+        "/api/jobs/{task_type}", _refuse_unknown_task, methods=["POST"], include_in_schema=False
+    )
     describe_refusals(app)
     return app
+
+
+async def _refuse_unknown_task(task_type: str) -> None:
+    from starlette.exceptions import HTTPException
+
+    raise HTTPException(404, f"There is no task {task_type!r} here. GET /api/plugins tells which there are.")
 
 
 def _check_broker(repository: CeleryJobRepository) -> None:

@@ -71,7 +71,8 @@ class Settings(BaseModel):
     cancel_grace_seconds: float = Field(
         default=10.0,
         ge=0.0,
-        description="How long a cancelled job may take to stop before its pool process is killed (prefork).",
+        description="How long a cancelled job may take to stop before its pool process is killed (prefork), from "
+        "when its node hears of it: within a third of the lease.",
     )
     max_upload_bytes: int = Field(
         default=100_000_000,

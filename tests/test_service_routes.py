@@ -109,6 +109,14 @@ def test_plugins_tell_their_parameters(start_master: Callable[..., Process]) -> 
     assert "input_paths" not in schema["properties"]
 
 
+def test_a_task_that_is_not_there_is_told_as_that(start_master: Callable[..., Process]) -> None:
+    answer = httpx2.post(
+        f"{start_master().wait_for('Uvicorn running').url}/api/jobs/nothing", files={"file": b"x"}
+    )
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert "no task 'nothing'" in answer.json()["detail"]
+
+
 def test_a_plain_repository_does_not_know_who_serves_it() -> None:
     app = FastAPI()
     app.include_router(create_service_router(MemoryRepository(), lambda: None, plugins=APIRouter()))

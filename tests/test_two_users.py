@@ -80,6 +80,8 @@ TABLE: dict[tuple[str, str, str], Row] = {
     ("POST", f"{JOB}/retry", ""): Row(own(), job="error"),
     ("DELETE", JOB, ""): Row(own(204)),
     ("GET", "/api/plugins", ""): Row(KNOWN),
+    # No such task, whoever asks.
+    ("POST", "/api/jobs/{task_type}", ""): Row(dict.fromkeys(USERS, 404)),
     ("GET", "/api/health/live", ""): Row(ALL),
     # There is no worker, which is for everybody to know.
     ("GET", "/api/health/ready", ""): Row(dict.fromkeys(USERS, 503)),

@@ -106,6 +106,8 @@ class Reception:
                 await self._read_multipart()
             elif kind == URLENCODED:
                 await self._read_urlencoded()
+            elif kind:
+                raise HTTPException(400, f"The body is {kind}; a form is needed, as {MULTIPART}.")
         except ClientDisconnect as error:
             # Nobody reads the answer.
             raise HTTPException(400, "The client has gone.") from error
