@@ -242,6 +242,13 @@ def test_an_error_in_the_midst_of_a_stream_is_not_made_an_answer(
             "def create_router(*given): raise OSError('no licence')",
             "cannot make its routes: OSError: no licence",
         ),
+        (
+            "from cl_ml_tools import BaseJobParams\n"
+            "from cl_ml_tools.submission import upload_route\n"
+            "class Given(BaseJobParams):\n    box: dict[str, int] = {}\n"
+            "create_router = upload_route('broken', Given, output_name=lambda name, _: name)",
+            "cannot make its routes: ValueError: Given.box has a type that a form cannot carry",
+        ),
         ("def create_router(*given): return {}", "returned a dict. Let its factory return an APIRouter"),
     ],
 )
