@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -953,6 +954,40 @@ def test_a_run_that_a_signal_breaks_leaves_no_file_and_no_outcome(stage: Stage, 
     record = stage.store.get("a")
     assert record is not None
     assert record.status == "processing"
+
+
+def test_a_run_that_the_end_of_its_process_breaks_off_is_not_told_as_a_plugins_error(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wait_for_the_end(_: Call) -> None:
+        asyncio.get_running_loop().call_soon(sys.exit)
+        await asyncio.sleep(60)
+
+    stage.store.add(Job(job_id="a", task_type="probe", params={}))
+    claim = stage.claim()
+    monitored = LeasedRun(
+        stage.store,
+        job_id="a",
+        token="t",
+        owner=HERE,
+        claimed_at=lease_clock(),
+        lease_seconds=30.0,
+        progress_interval_seconds=1.0,
+    )
+    caplog.set_level(logging.INFO)
+    with (
+        Execution(
+            Plugin(wait_for_the_end),
+            claim,
+            monitored,
+            limits=stage.limits,
+            is_process_ending=lambda _: True,
+            is_cancelled_by_others=False,
+        ) as execution,
+        pytest.raises(SystemExit),
+    ):
+        run_on_thread_loop(execution.run(), execution.interrupted)
+    assert "ends in error" not in caplog.text
 
 
 def test_tasks_that_are_left_behind_are_cancelled() -> None:

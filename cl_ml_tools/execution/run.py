@@ -29,7 +29,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 class PluginError(Exception):
-    """A plugin said that the job failed, or returned what is no result."""
+    """The job fails with this message alone: invalid parameters, what the plugin said, or what it returned."""
 
 
 class Execution:
@@ -67,6 +67,7 @@ class Execution:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_over_soft_limit = False
+        self._is_broken_off = False
         self._stray: BaseException | None = None
         monitored.on_stop = self._cancel_task
 
@@ -134,7 +135,10 @@ class Execution:
         if isinstance(error, self._limits.soft_errors):
             self._is_over_soft_limit = True
             return True
-        if self._goes_up(error) or not isinstance(error, SystemExit | KeyboardInterrupt):
+        if self._goes_up(error):
+            self._is_broken_off = True
+            return False
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
             return False
         self._stray = error
         return True
@@ -178,7 +182,8 @@ class Execution:
         if isinstance(error, asyncio.CancelledError) and self._stray is not None:
             error = self._stray
         if isinstance(error, asyncio.CancelledError):
-            if self._is_cancelled_by_others and self._task is not None and self._task.cancelling():
+            is_cancelled = self._task is not None and self._task.cancelling() > 0
+            if self._is_broken_off or (self._is_cancelled_by_others and is_cancelled):
                 raise error
             return self._failed(
                 "CancelledError: the plugin cancelled itself, or what it awaited was cancelled"
