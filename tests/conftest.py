@@ -96,7 +96,8 @@ def start_master(environment: Environment) -> Iterator[Callable[..., Process]]:
     def start(**variables: str) -> Process:
         master = environment.master(**variables)
         started.append(master)
-        return master.wait_for("Application startup complete")
+        # Said when it listens; its startup is complete before that.
+        return master.wait_for("Uvicorn running")
 
     yield start
     for master in started:
