@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psutil
+from celery import Celery
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.common.schemas import JobRecord
@@ -44,6 +45,20 @@ def ended(repository: CeleryJobRepository, job_id: str, *, seconds: float = 60.0
     job = wait_until(terminal, seconds=seconds, why=f"job {job_id} ends")
     assert job is not None
     return job
+
+
+class Flower(Celery):  # type: ignore[misc]  # Celery has no types
+    """An app that knows the broker only, as Flower's does.
+
+    Each command has a connection of its own: kombu's pool is shared by the whole process, and may hold one that
+    another test has cut.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        super().__init__("flower", broker=broker_url)
+
+    def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> Any:
+        return super().connection_or_acquire(connection, pool=False)
 
 
 class Process:

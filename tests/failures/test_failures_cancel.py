@@ -7,8 +7,7 @@ from uuid import uuid4
 
 import pytest
 import staging
-from celery import Celery
-from harness import Environment, ended, wait_until
+from harness import Environment, Flower, ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -45,7 +44,7 @@ NEVER = "/never"
 def control(redis_server: EmbeddedRedis, environment: Environment) -> Any:
     """Celery's control, as Flower uses it: on an app that knows the broker only."""
     broker_url = environment.variables.get("CL_ML_TOOLS_BROKER_URL", redis_server.broker_url)
-    return Celery("flower", broker=broker_url).control
+    return Flower(broker_url).control
 
 
 def running(submit: Submit, probe_log: ProbeLog, *steps: list[Any], **params: Any) -> str:

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
-from harness import ended, wait_until
+from harness import Flower, ended, wait_until
 from staging import (
     PATIENCE,
     QUICK,
@@ -25,12 +24,11 @@ pytestmark = pytest.mark.redis_broker
 
 
 @pytest.fixture
-def stranger(redis_server: EmbeddedRedis) -> Celery:
-    """An app that knows the broker only, as Flower's does."""
-    return Celery("stranger", broker=redis_server.broker_url)
+def stranger(redis_server: EmbeddedRedis) -> Flower:
+    return Flower(redis_server.broker_url)
 
 
-def send(stranger: Celery, *args: Any, **kwargs: Any) -> str:
+def send(stranger: Flower, *args: Any, **kwargs: Any) -> str:
     """Send a message to the probe task, on the level of its jobs; returns the Celery task's id."""
     sent = stranger.send_task(
         "cl_ml_tools.probe", args, kwargs, queue="cl_ml_tools.probe", ignore_result=True
@@ -43,7 +41,7 @@ def test_a_malformed_message_disturbs_no_running_job(
     submit: Submit,
     repository: CeleryJobRepository,
     probe_log: ProbeLog,
-    stranger: Celery,
+    stranger: Flower,
     tmp_path: Path,
 ) -> None:
     worker = start_worker("-c", "2", **QUICK)
@@ -77,7 +75,7 @@ def test_a_job_that_a_person_starts_by_name_keeps_its_lease_and_can_be_terminate
     repository: CeleryJobRepository,
     submit: Submit,
     probe_log: ProbeLog,
-    stranger: Celery,
+    stranger: Flower,
     tmp_path: Path,
     end: str,
 ) -> None:
@@ -112,7 +110,7 @@ def test_doubled_messages_start_a_job_once(
     submit: Submit,
     repository: CeleryJobRepository,
     probe_log: ProbeLog,
-    stranger: Celery,
+    stranger: Flower,
     tmp_path: Path,
 ) -> None:
     gate = tmp_path / "gate"

@@ -7,8 +7,7 @@ from uuid import uuid4
 
 import pytest
 import staging
-from celery import Celery
-from harness import Environment, ended, wait_until
+from harness import Environment, Flower, ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -116,7 +115,7 @@ def test_a_crash_whose_settlement_was_done_unheard_still_brings_the_job_back(
 
 def is_accepted(server: EmbeddedRedis) -> bool:
     """Whether the worker's main process has heard from a pool process that it has begun: later than the plugin has."""
-    inspect = Celery("tests", broker=server.broker_url).control.inspect(timeout=2, limit=1)
+    inspect = Flower(server.broker_url).control.inspect(timeout=2, limit=1)
     return any(task["worker_pid"] for tasks in (inspect.active() or {}).values() for task in tasks)
 
 
