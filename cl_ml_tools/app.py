@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
 
+    from cl_ml_tools.head_requests import HeadAsGet
     from cl_ml_tools.http_access import add_headers, describe_refusals, user_dependency
     from cl_ml_tools.http_errors import answer_with_problem
     from cl_ml_tools.job_routes import create_job_router
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
         max_body_size=settings.max_request_bytes + FORM_BYTES,
     )
     storage = create_storage(settings)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyTimeout, seconds=settings.slow_client_seconds)
     add_headers(app, settings)
     app.add_exception_handler(HTTPException, answer_with_problem)

@@ -150,10 +150,11 @@ class Model:
         if job.deleted:
             del self.jobs[job_id]
             return RequeueState.DELETED
-        ended = None
         if job.cancel_requested:
-            ended = "cancelled"
-        elif cause is RequeueCause.TIMED_OUT:
+            job.end("cancelled")
+            return RequeueState.CANCELLED
+        ended = None
+        if cause is RequeueCause.TIMED_OUT:
             ended = "error"
         elif cause is RequeueCause.CRASHED:
             job.crashes += 1

@@ -668,8 +668,9 @@ def test_a_crash_of_a_job_that_had_to_stop_ends_it_as_cancelled(store: RedisJobS
     add(store)
     start(store)
     raw(store).hset(store.keys("job", "a"), "cancel_requested", "1")
-    assert crash(store).state is RequeueState.ENDED
-    assert record(store).status == "cancelled"
+    assert crash(store).state is RequeueState.CANCELLED
+    cancelled = record(store)
+    assert (cancelled.status, cancelled.crashes, cancelled.history) == ("cancelled", 0, [])
 
 
 def test_any_detail_of_a_crash_is_kept_on_its_line(store: RedisJobStore) -> None:

@@ -106,6 +106,9 @@ class Attendant:
         if requeued.state is RequeueState.LOST:
             # It had finished, or was not claimed yet.
             return
+        if requeued.state is RequeueState.CANCELLED:
+            logger.info("job %s: its run in process %d has ended; it is cancelled", job_id, process)
+            return
         logger.warning(
             "job %s: its run in process %d was %s; it is %s", job_id, process, cause, requeued.state
         )

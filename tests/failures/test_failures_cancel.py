@@ -107,8 +107,11 @@ def test_a_running_job_that_neither_awaits_nor_reports_is_ended_after_the_grace_
     repository.cancel_job(job_id)
     job = ended(repository, job_id)
     assert (job.status, job.error_message, job.crashes) == ("cancelled", "cancelled while it ran", 0)
+    assert history(job) == []
     assert not is_alive(pool_process)
     assert not target.exists()
+    worker.wait_for("has ended; it is cancelled")
+    assert "was crashed" not in worker.output
     assert worker.popen.poll() is None
     assert ended(repository, submit()).status == "completed"
 

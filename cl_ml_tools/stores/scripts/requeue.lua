@@ -4,7 +4,7 @@
 -- cause: 'released' counts nothing; 'crashed' counts a crash, 'failed' a failed try, each up to its limit;
 --   'timed_out' is final.
 -- Returns {'queued', field, value, ...}: a message has to be sent; {'waiting'}: it is sent when due; {'ended'};
---   {'deleted'}; {'lost'}: not its run. Repeated under its requeue_token it answers 'queued' again, as long as the
+--   {'cancelled'}: it had to stop anyway; {'deleted'}; {'lost'}: not its run. Repeated under its requeue_token it answers 'queued' again, as long as the
 --   job is queued.
 local id, requeue_token, node, process, token, cause, detail, limit, delay_ms, sequence = unpack(ARGV)
 local v = redis.call('HMGET', key_job(id), 'status', 'node', 'process', 'token', 'deleted', 'cancel_requested',
@@ -31,20 +31,24 @@ if v[5] then
   remove(id)
   return {'deleted'}
 end
-if cause ~= 'released' then remember_end(id, cause, detail) end
-local function ended(status, message)
-  to_end(id, status, '', message)
+if v[6] then
+  -- However it ended: most often its process was killed because it did not stop.
+  to_end(id, 'cancelled', '', 'cancelled while it ran')
+  return {'cancelled'}
+end
+local function ended(message)
+  to_end(id, 'error', '', message)
   return {'ended'}
 end
-if v[6] then return ended('cancelled', 'cancelled while it ran') end
-if cause == 'timed_out' then return ended('error', detail) end
+if cause ~= 'released' then remember_end(id, cause, detail) end
+if cause == 'timed_out' then return ended(detail) end
 if cause == 'crashed' then
   local crashes = redis.call('HINCRBY', key_job(id), 'crashes', 1)
   if crashes >= tonumber(limit) then
-    return ended('error', crashed_too_often(crashes, limit, detail))
+    return ended(crashed_too_often(crashes, limit, detail))
   end
 elseif cause == 'failed' then
-  if redis.call('HINCRBY', key_job(id), 'failures', 1) > tonumber(limit) then return ended('error', detail) end
+  if redis.call('HINCRBY', key_job(id), 'failures', 1) > tonumber(limit) then return ended(detail) end
 end
 redis.call('HSET', key_job(id), 'requeue_token', requeue_token)
 to_queued(id)
