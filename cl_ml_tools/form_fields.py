@@ -1,5 +1,6 @@
 """The fields of a task's parameters that a form has: their names, and whether a form can carry them at all."""
 
+import json
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +66,22 @@ def stored_values(params: BaseJobParams) -> dict[str, Any]:
             keys[written] = read
     dumped = params.model_dump(mode="json", by_alias=True, round_trip=True)
     return {keys.get(key, key): value for key, value in dumped.items()}
+
+
+def infinite_values(params: BaseJobParams) -> list[str]:
+    """The keys of stored values that are, or hold, a number which JSON does not have: infinity, or none at all."""
+    return [key for key, value in stored_values(params).items() if not _is_finite(value)]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    except RecursionError:
+        # Nested too deeply, which the repository tells.
+        return True
+    return True
 
 
 def _reads_names(schema: type[BaseJobParams]) -> bool:

@@ -21,6 +21,7 @@ from cl_ml_tools.form_fields import (
     form_fields,
     form_names,
     has_early_validator,
+    infinite_values,
     is_list,
     spelled_out,
 )
@@ -175,7 +176,7 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
     token = planned_outputs.set(lambda count: _stand_ins(inputs, count))
     try:
         # A form carries text only, so a schema that is strict elsewhere cannot be it here.
-        return schema.model_validate({**given, "input_paths": inputs}, strict=False)
+        params = schema.model_validate({**given, "input_paths": inputs}, strict=False)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         for entry in errors:
@@ -186,6 +187,13 @@ def validated(schema: type[ParamsT], values: Mapping[str, Any], file_names: Sequ
         ) from error
     finally:
         planned_outputs.reset(token)
+    if infinite := infinite_values(params):
+        # In pydantic's words for `allow_inf_nan=False`. The number itself could not be in the answer.
+        fault = {"type": "finite_number", "msg": "Input should be a finite number"}
+        raise RequestValidationError(
+            [{**fault, "loc": ("body", name), "input": given.get(name)} for name in infinite], body=given
+        )
+    return params
 
 
 def _stand_ins(inputs: Sequence[str], count: int) -> list[str]:

@@ -415,6 +415,20 @@ def test_a_secret_that_the_schema_writes_in_full_is_stored(
     assert repository.only_job.params["token"] == "x"
 
 
+@pytest.mark.parametrize("sent", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("kind", [float, list[float], float | None])
+def test_a_number_that_json_cannot_hold_is_refused_by_the_name_of_its_field(
+    sent: str, kind: Any, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    factory = upload_route("given", one_field(kind), output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/given", data={"value": sent}, files=PICTURE)
+        assert answer.status_code == 422
+        (fault,) = answer.json()["detail"]
+        assert (fault["type"], fault["loc"]) == ("finite_number", ["body", "value"])
+    assert not repository.jobs
+
+
 @pytest.mark.parametrize("name", ["file", "priority"])
 def test_a_schema_with_a_name_of_the_forms_own_is_refused_at_once(
     name: str, repository: MemoryRepository, storage: LocalFileStorage
