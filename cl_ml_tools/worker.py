@@ -35,9 +35,6 @@ from cl_ml_tools.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_SECONDS = 0.2
-"""Shortest time between two writes of a job's progress to a repository without leases."""
-
 
 def get_task_registry() -> dict[str, ComputeModule]:
     """The tasks installed on this node, by task type.
@@ -80,7 +77,8 @@ class Worker:
         Args:
             task_types: only jobs of these types; all supported ones unless given.
         """
-        wanted = [name for name in task_types or sorted(self._tasks) if name in self._tasks]
+        asked = sorted(self._tasks) if task_types is None else task_types
+        wanted = [name for name in asked if name in self._tasks]
         if not wanted:
             return False
         if isinstance(self._repository, LeasingJobRepository):
@@ -89,7 +87,7 @@ class Worker:
         job = self._repository.fetch_next_job(wanted)
         if job is None:
             return False
-        run = _PlainRun(self._repository, job.job_id)
+        run = _PlainRun(self._repository, job.job_id, self._settings.progress_interval_seconds)
         claim = Claim(job, secrets.token_hex(8))
         module = self._tasks[job.task_type]
         with Execution(module, claim, run, limits=limits_of(module, self._settings)) as execution:
@@ -124,7 +122,9 @@ class Worker:
         with Execution(module, claim, monitored, limits=limits) as execution:
             ended = await execution.run()
             if isinstance(ended, RetryLater):
-                await asyncio.to_thread(retry_later, claim, ended, repository.leases, self._owner)
+                requeued = await asyncio.to_thread(retry_later, claim, ended, repository.leases, self._owner)
+                if requeued.dispatch is not None:
+                    await asyncio.to_thread(repository.send, requeued.dispatch)
             elif ended is not None:
                 await asyncio.to_thread(finish, claim, ended, repository.leases, monitored)
         return True
@@ -136,9 +136,10 @@ class _PlainRun:
     Everything is written in the event loop's thread.
     """
 
-    def __init__(self, repository: JobRepository, job_id: str) -> None:
+    def __init__(self, repository: JobRepository, job_id: str, progress_interval_seconds: float) -> None:
         self._repository = repository
         self._job_id = job_id
+        self._interval = progress_interval_seconds
         self._loop = asyncio.get_running_loop()
         self._progress = 0
         self._written = 0
@@ -193,7 +194,7 @@ class _PlainRun:
         if now < self._next_write:
             self._loop.call_later(self._next_write - now, self._write_when_due)
             return
-        self._next_write = now + PROGRESS_INTERVAL_SECONDS
+        self._next_write = now + self._interval
         try:
             self.flush()
         except Exception:  # progress is worth no job; the outcome's write will tell

@@ -16,13 +16,14 @@ import pytest
 from harness import PROBE_PLUGINS, Environment, Process, free_port, wait_until
 from kombu.exceptions import OperationalError
 from kombu.message import Message
+from plain_implementations import MemoryRepository
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cl_ml_tools.app import create_repository
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.celery_bridge.queues import queue_name
 from cl_ml_tools.common.job_leases import Owner
-from cl_ml_tools.common.schemas import JobRecord
+from cl_ml_tools.common.schemas import Job, JobRecord
 from cl_ml_tools.errors import InvalidJobError, StoreUnavailableError
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
@@ -339,6 +340,44 @@ def test_the_loop_goes_on_after_a_plugin_has_failed(
     job = record(repository, good)
     assert (job.status, job.progress, job.task_output) == ("completed", 100, {"pid": os.getpid()})
     assert messages_left(repository) == 0
+
+
+@pytest.mark.redis_broker
+def test_a_try_without_a_pause_is_run_by_the_next_call(
+    worker: Worker, submit: Submit, repository: CeleryJobRepository
+) -> None:
+    job_id = submit(["fail_for_now", "the disk is away"], task_type="probe_other")
+    assert [asyncio.run(worker.run_once()) for _ in range(4)] == [True, True, True, False]
+    assert (record(repository, job_id).status, record(repository, job_id).failures) == ("error", 3)
+
+
+def test_no_types_are_no_job(worker: Worker, submit: Submit, repository: CeleryJobRepository) -> None:
+    job_id = submit()
+    assert not asyncio.run(worker.run_once([]))
+    assert record(repository, job_id).status == "queued"
+
+
+@pytest.mark.parametrize(("seconds", "written"), [("0", [10, 20, 30]), ("3600", [10])])
+def test_progress_is_written_as_often_as_the_setting_says(
+    seconds: str, written: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to a repository that keeps no leases."""
+
+    class Written(MemoryRepository):
+        def update_job(self, job_id: str, **fields: Any) -> bool:
+            if "status" not in fields:
+                progress.append(fields["progress"])
+            return super().update_job(job_id, **fields)
+
+    progress: list[int] = []
+    monkeypatch.syspath_prepend(str(PROBE_PLUGINS))
+    monkeypatch.setenv("CL_ML_TOOLS_PROGRESS_INTERVAL_SECONDS", seconds)
+    repository = Written()
+    steps = [["progress", 10], ["progress", 20], ["progress", 30]]
+    params = {"log": str(tmp_path / "probe.log"), "steps": steps}
+    repository.add_job(Job(job_id="a", task_type="probe", params=params))
+    assert asyncio.run(Worker(repository).run_once())
+    assert progress == written
 
 
 # --- beside Celery workers

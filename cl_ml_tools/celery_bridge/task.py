@@ -131,7 +131,9 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         if isinstance(ended, RetryLater):
             retry = ended
             requeued = _undisturbed(lambda: retry_later(claim, retry, store, owner))
-            if requeued.state is RequeueState.DELETED:
+            if requeued.dispatch is not None:
+                installation.repository.send(requeued.dispatch)
+            elif requeued.state is RequeueState.DELETED:
                 installation.clean_up(job_id)
             return str(requeued.state)
         return _finish(installation, claim, ended, monitored)

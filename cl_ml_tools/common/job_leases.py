@@ -232,3 +232,7 @@ class LeasingJobRepository(Protocol):
     def claim_next_job(self, task_types: list[str], *, owner: Owner, lease_seconds: float) -> Claim | None:
         """Claim the most urgent queued job of these types for ``owner``, or None."""
         ...
+
+    def send(self, dispatch: Dispatch) -> bool:
+        """Send the message that starts a job which has to run again; False when that has to be left to recovery."""
+        ...

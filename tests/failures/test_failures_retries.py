@@ -57,6 +57,14 @@ def test_an_exception_that_is_worth_it_is_tried_again_with_backoff_until_the_las
     assert starts(probe_log, job_id) == 3
 
 
+def test_a_try_without_a_pause_begins_at_once(
+    start_worker: StartWorker, submit: Submit, repository: CeleryJobRepository
+) -> None:
+    start_worker("-c", "1", CL_ML_TOOLS_RECOVERY_INTERVAL_SECONDS="3600")
+    job = ended(repository, submit(["fail_for_now", "the disk is away"], task_type="probe_other"))
+    assert (job.status, job.attempt, job.failures) == ("error", 3, 3)
+
+
 def test_a_try_that_succeeds_completes_the_job(
     start_worker: StartWorker, submit: Submit, repository: CeleryJobRepository, tmp_path: Path
 ) -> None:

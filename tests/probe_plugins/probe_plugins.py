@@ -69,6 +69,11 @@ class ProbeTask(ComputeModule[ProbeParams]):
 
 
 class OtherProbeTask(ProbeTask):
+    """The same, tried again at once."""
+
+    retry_backoff = False
+    default_retry_delay = 0
+
     @property
     def task_type(self) -> str:
         return "probe_other"
