@@ -70,6 +70,38 @@ def record(store: RedisJobStore, job_id: str = "a") -> JobRecord:
     return found
 
 
+def oldest_wait(store: RedisJobStore) -> float | None:
+    (milliseconds, *_) = store.scripts.run("service")
+    return round(int(milliseconds) / 1000) if milliseconds else None
+
+
+def test_a_job_waits_since_it_may_start(
+    store: RedisJobStore, recovery: RedisRecovery, wait: Callable[[float], None]
+) -> None:
+    """The longest wait is what makes a service not ready."""
+    assert oldest_wait(store) is None
+    later = datetime.now(UTC) + timedelta(hours=5)
+    add(store, "later", not_before=later)
+    assert oldest_wait(store) is None
+    wait(5 * 3600)
+    recover(recovery, lambda _: True, lambda _: None)
+    assert oldest_wait(store) == 0
+    wait(7)
+    add(store, "a")
+    assert oldest_wait(store) == 7
+    claim(store, "later")
+    wait(3)
+    assert oldest_wait(store) == 3
+    claim(store)
+    wait(7200)
+    store.requeue("a", owner=HERE, cause=RequeueCause.RELEASED, detail="")
+    assert oldest_wait(store) == 0
+    store.cancel("a")
+    wait(86_400)
+    store.retry("a")
+    assert oldest_wait(store) == 0
+
+
 def lose_the_lease(store: RedisJobStore, wait: Callable[[float], None]) -> None:
     """The node of the job that runs is gone; others go on looking after their leases."""
     for _ in range(4):

@@ -165,7 +165,7 @@ class CeleryJobRepository:
 
     def service(self) -> Service:
         """See `cl_ml_tools.common.job_control.TellsService.service`."""
-        oldest_ms, *serving = self.store.scripts.run("service", 100)
+        oldest_ms, *serving = self.store.scripts.run("service")
         workers = Counter(member.partition(" ")[2] for member in serving)
         return Service(dict(workers), int(oldest_ms) / 1000 if oldest_ms else None)
 

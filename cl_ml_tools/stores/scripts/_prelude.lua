@@ -100,10 +100,11 @@ local function to_end(id, status, output, message)
 end
 
 -- Makes a job queued again and ends its claim; the caller says what it waits for.
+-- A job without queued_at is queued since it was created.
 local function to_queued(id)
   local status = redis.call('HGET', key_job(id), 'status')
   redis.call('ZREM', key_leases(), id)
-  redis.call('HSET', key_job(id), 'status', 'queued', 'progress', '0')
+  redis.call('HSET', key_job(id), 'status', 'queued', 'progress', '0', 'queued_at', whole(now()))
   redis.call('HDEL', key_job(id), 'token', 'node', 'process')
   move_status(id, status, 'queued')
   emit(id, 'queued', '0')

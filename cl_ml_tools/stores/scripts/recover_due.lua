@@ -13,6 +13,7 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key_due(), '-inf', t, 'LIMIT', 0, limit)) do
   redis.call('ZREM', key_due(), id)
   enter_queue(id)
+  redis.call('HSET', key_job(id), 'queued_at', whole(t))
   acts[#acts + 1] = 'queued'
   acts[#acts + 1] = id
 end
