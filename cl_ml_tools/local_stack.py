@@ -43,7 +43,8 @@ class LocalStack:
         Args:
             exit_: keeps signals out while something is started or stopped.
             port: of the master; None takes a free one.
-            keep_records: whether a private Redis keeps the jobs, beside their files, for the next start.
+            keep_records: whether a private Redis keeps the jobs, beside their files, for the next start. If not,
+                the files are in ``demo`` under the storage's directory.
 
         Raises:
             SettingsError: a setting in the environment cannot be used.
@@ -56,6 +57,9 @@ class LocalStack:
         self._port = _free_port(port)
         self._embedded: EmbeddedRedis | None = None
         if not os.environ.get("CL_ML_TOOLS_REDIS_URL"):
+            if not keep_records:
+                # Files whose record goes must not lie among those of an installation that stays.
+                self.storage_dir /= "demo"
             self._embedded = EmbeddedRedis(self.storage_dir / "redis" if keep_records else None)
         # Where users need a token, so do we: one that only this process knows.
         self._api_tokens = settings.api_tokens

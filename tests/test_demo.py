@@ -98,7 +98,7 @@ def test_the_demo_resizes_a_picture_that_it_draws(command: Command) -> None:
     assert (code, errors) == (0, "")
     assert "100 %  completed" in output
     result = result_of(output)
-    assert result.is_relative_to(command.directory / "media" / "jobs")
+    assert result.is_relative_to(command.directory / "media" / "demo" / "jobs")
     with Image.open(result) as image:
         assert (image.size, image.format) == ((400, 300), "JPEG")
     assert f"400 x 300 pixels, JPEG, {result.stat().st_size:,} bytes" in output

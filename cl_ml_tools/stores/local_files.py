@@ -168,6 +168,21 @@ class LocalFileStorage:
             raise
         return True
 
+    @property
+    def record_mark(self) -> Path:
+        """The file that names the record of jobs whose files these are."""
+        return self.base_dir / ".record"
+
+    def belongs_to(self, record: str) -> bool:
+        """Whether the files are of the jobs of this record; the first that asks gets them."""
+        try:
+            with self.record_mark.open("x", encoding="utf-8") as mark:
+                mark.write(record)
+        except FileExistsError:
+            # Empty while the first one writes.
+            return self.record_mark.read_text(encoding="utf-8") == record
+        return True
+
     def old_jobs(self, min_age_seconds: float) -> Iterator[str]:
         """The ids of jobs whose directory has not changed for so long. Reads step by step."""
         newest = self._now() - min_age_seconds

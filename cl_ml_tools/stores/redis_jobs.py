@@ -121,6 +121,16 @@ class RedisJobStore:
                 f"when the broker has moved and the old one is empty, run: HDEL {meta} broker"
             )
 
+    def identity(self) -> str:
+        """A name that this record alone has. A Redis that was emptied makes another one."""
+        meta = self.keys("meta")
+
+        def agree() -> str:
+            self.client.hsetnx(meta, "identity", secrets.token_hex(16))
+            return str(self.client.hget(meta, "identity"))
+
+        return self.scripts.call(agree)
+
     def add(
         self,
         job: Job,
