@@ -74,7 +74,7 @@ class TimedStore:
             "report": report,
             "finish": finish,
             "peek": lambda _: store.peek(self._task_types),
-            "list": lambda _: store.list(limit=50),
+            "list": lambda _: find_jobs(store.scripts, JobQuery(of_anybody=True, limit=50)),
             "find": lambda _: find_jobs(store.scripts, JobQuery(created_by=CREATOR, limit=50)),
             "recover": lambda _: recover(self._recovery, _sent),
         }

@@ -82,10 +82,6 @@ class InvalidJobError(MLToolsError, ValueError):
     """A job cannot be stored as it is; the message names the field."""
 
 
-class InvalidFileNameError(MLToolsError, ValueError):
-    """A file name cannot be reduced to a safe one."""
-
-
 class UploadTooLargeError(MLToolsError):
     """An upload is larger than the limit; nothing of it was kept.
 

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from cl_ml_tools.errors import (
     IdempotencyKeyReusedError,
-    InvalidFileNameError,
     InvalidJobError,
     InvalidJobIdError,
     JobStateError,
@@ -35,21 +34,20 @@ PROBLEM_TYPE = "application/problem+json"
 
 # Where in the request the fault lies, as in FastAPI's own 422.
 _UNPROCESSABLE: dict[type[MLToolsError], tuple[str, ...]] = {
-    InvalidFileNameError: ("body", "file"),
     InvalidJobIdError: ("path", "job_id"),
     InvalidJobError: ("body",),
 }
 
 
 async def translate_errors() -> AsyncIterator[None]:
-    """Turn errors of this package into answers, wherever in a route they are raised.
+    """Turn errors of this package into answers, wherever in a route they are raised that is no `ProblemRoute`.
 
-    Use it as `ERROR_TRANSLATION`. However often a route has it, it acts once.
+    Use it as `ERROR_TRANSLATION`.
 
     Raises:
         fastapi.HTTPException: 503 with ``Retry-After`` when the store is away, 413 for an upload over the
             limit, 507 for a full disk, 404 for an unknown job, 409 when a job's state forbids what is asked, 422
-            for a job id, file name or job that cannot be used.
+            for a job id or job that cannot be used.
     """
     try:
         yield

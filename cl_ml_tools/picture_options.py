@@ -27,6 +27,17 @@ def _checked_colour(value: str) -> str:
     return value
 
 
+def _split(value: Any) -> Any:
+    if isinstance(value, str | int):
+        value = [value]
+    if isinstance(value, list):
+        return [part for entry in value for part in (entry.split(",") if isinstance(entry, str) else [entry])]
+    return value
+
+
+CommaSeparated = BeforeValidator(_split)
+"""Lets a form send a list as ``a,b`` as well as by repeating the field."""
+
 OutputFormat = Annotated[
     Literal["png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff", "avif"], BeforeValidator(_lower_case)
 ]

@@ -4,12 +4,11 @@ Nothing is kept: each call looks again. Task modules are imported by `load_tasks
 """
 
 import logging
-import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from cl_ml_tools.common.compute_module import ComputeModule
+from cl_ml_tools.common.compute_module import TASK_TYPE, ComputeModule
 from cl_ml_tools.errors import PluginLoadError
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 TASK_GROUP = "cl_ml_tools.tasks"
 ROUTE_GROUP = "cl_ml_tools.routes"
-
-_TASK_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ def _task_of(point: EntryPoint) -> tuple[ComputeModule[Any], str]:
         raise PluginLoadError(
             f"{_origin(point)} cannot be set up: {_cause(error)}. Its class must work without arguments."
         ) from error
-    if not (isinstance(task_type, str) and _TASK_TYPE.fullmatch(task_type)):
+    if not (isinstance(task_type, str) and TASK_TYPE.fullmatch(task_type)):
         raise PluginLoadError(
             f"{_origin(point)} has the task type {task_type!r:.100}. "
             f"Use 1 to 64 of the characters A-Z, a-z, 0-9, '_', '.' and '-'."

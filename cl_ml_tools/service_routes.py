@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cl_ml_tools.common.job_control import Service, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.errors import StoreUnavailableError
-from cl_ml_tools.http_errors import ERROR_TRANSLATION, UNAVAILABLE, ProblemRoute
+from cl_ml_tools.http_errors import UNAVAILABLE, ProblemRoute
 from cl_ml_tools.registry import installed_route_names
 from cl_ml_tools.submission import ask
 
@@ -89,7 +89,7 @@ def create_service_router(
         plugins: what `cl_ml_tools.master.create_master_router` has made.
         max_wait_seconds: a job that waits longer makes the service not ready.
     """
-    router = APIRouter(tags=["service"], dependencies=[ERROR_TRANSLATION], route_class=ProblemRoute)
+    router = APIRouter(tags=["service"], route_class=ProblemRoute)
     schemas = _schemas(plugins)
 
     @router.get("/plugins", summary="What can be done", responses=UNAVAILABLE)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -15,7 +15,10 @@ import psutil
 from celery import Celery
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
+from cl_ml_tools.common.job_control import JobQuery
 from cl_ml_tools.common.schemas import JobRecord
+from cl_ml_tools.stores.redis_jobs import RedisJobStore
+from cl_ml_tools.stores.redis_search import find_jobs
 
 T = TypeVar("T")
 
@@ -32,6 +35,11 @@ def wait_until(what: Callable[[], T], *, seconds: float = 20.0, why: str = "") -
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {why or what}; last: {value!r}")
         time.sleep(0.01)
+
+
+def all_jobs(store: RedisJobStore) -> Sequence[JobRecord]:
+    """Up to a hundred of all jobs, newest first."""
+    return find_jobs(store.scripts, JobQuery(of_anybody=True, limit=100)).jobs
 
 
 def ended(repository: CeleryJobRepository, job_id: str, *, seconds: float = 60.0) -> JobRecord:

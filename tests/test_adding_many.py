@@ -4,6 +4,7 @@ import uuid
 from typing import Any
 
 import pytest
+from harness import all_jobs
 
 from cl_ml_tools import Job
 from cl_ml_tools.celery_bridge import CeleryJobRepository
@@ -80,7 +81,7 @@ def test_one_that_cannot_be_stored_keeps_all_from_being_stored(
 ) -> None:
     with pytest.raises(error):
         repository.add_jobs([*jobs(2), Job(**wrong)])
-    assert repository.list_jobs() == []
+    assert all_jobs(repository.store) == []
 
 
 def test_an_id_that_is_there_twice_is_refused_before_anything_is_stored(
@@ -89,7 +90,7 @@ def test_an_id_that_is_there_twice_is_refused_before_anything_is_stored(
     (one,) = jobs(1)
     with pytest.raises(InvalidJobError, match="same id"):
         repository.add_jobs([one, *jobs(1), one])
-    assert repository.list_jobs() == []
+    assert all_jobs(repository.store) == []
 
 
 def test_ids_that_are_known_are_told_and_the_other_jobs_run(repository: CeleryJobRepository) -> None:

@@ -164,7 +164,7 @@ def test_a_good_plugin_passes_and_its_run_is_told(tmp_path: Path) -> None:
         (LeavesSomething(), "beside its outputs"),
         (GoesBack(), "went back from 90 to 50"),
         (WorksOnce(), "a second job"),
-        (HasAnotherName(), "a plain name"),
+        (HasAnotherName(), "1 to 64 of the characters"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ComputeModule) else None,
 )

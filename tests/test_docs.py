@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from doc_blocks import PAGES, Block, anchors_of, blocks_of, commands_of, request_of, write_files
-from harness import PROBE_PLUGINS, ROOT, Environment, Process, ended, free_port, wait_until
+from harness import PROBE_PLUGINS, ROOT, Environment, Process, all_jobs, ended, free_port, wait_until
 from PIL import Image
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
@@ -274,7 +274,7 @@ def test_the_script_of_the_quickstart_runs(
     process = environment.process([sys.executable, "-c", script], {"PYTHONPATH": str(ROOT)})
     assert process.popen.wait(60) == 0, process.output
     assert "queued 0" in process.output
-    (job,) = repository.list_jobs()
+    (job,) = all_jobs(repository.store)
     assert (job.created_by, job.priority, job.status) == (None, 8, "queued")
 
 

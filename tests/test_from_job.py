@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from harness import Process, ended
+from harness import Process, all_jobs, ended
 from job_http import ADMIN, user_of_header
 from PIL import Image
 from plain_implementations import MemoryRepository
@@ -108,7 +108,7 @@ def test_the_outputs_of_a_job_become_the_inputs_of_the_next_in_their_order(
         ("a.png", b"second"),
         ("a-2.png", b"beside"),
     ]
-    job = repository.list_jobs()[0]
+    job = all_jobs(repository.store)[0]
     assert [Path(path).name for path in job.params["output_paths"]] == [
         "made_of_b.png",
         "made_of_a.png",
@@ -361,7 +361,7 @@ def test_a_repeated_submission_is_known_by_the_job_and_the_outputs_that_it_uses(
     ):
         assert other.status_code == 409, other.text
     assert len(kept(storage)) == 2
-    assert len(store.list()) == 2
+    assert len(all_jobs(store)) == 2
 
 
 # --- how it is described

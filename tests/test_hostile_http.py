@@ -15,7 +15,7 @@ import httpx2
 import psutil
 import pytest
 from fastapi import FastAPI, HTTPException, UploadFile
-from harness import Environment, Process, ended, wait_until
+from harness import Environment, Process, all_jobs, ended, wait_until
 from PIL import Image
 from raw_http import BOUNDARY, END, MULTIPART, PATIENCE, answer_of, connect, exchange, head, part, post
 
@@ -91,14 +91,14 @@ def target(the_target: Target) -> Iterator[Target]:
     yield the_target
     try:
         wait_until(lambda: not the_target.directories, why="nothing is left in the storage")
-        assert the_target.store.list() == []
+        assert all_jobs(the_target.store) == []
     finally:
-        for job in the_target.store.list():
+        for job in all_jobs(the_target.store):
             the_target.remove(job.job_id)
     assert "Traceback" not in the_target.master.output
     answer = post(the_target.url, RESIZE, SIZE + FILE + END, MULTIPART)
     assert answer.status == 200, answer.text
-    (job,) = the_target.store.list()
+    (job,) = all_jobs(the_target.store)
     the_target.remove(job.job_id)
     assert the_target.most_memory - the_target.idle_memory < MAX_MORE_MEMORY
 
@@ -121,7 +121,7 @@ NAMES: list[str | bytes] = [
 def test_a_hostile_name_becomes_a_safe_one_or_is_refused(name: str | bytes, target: Target) -> None:
     answer = post(target.url, RESIZE, SIZE + part("file", b"x", name) + END, MULTIPART)
     assert answer.status == 200 or answer.is_refusal, answer.text
-    for job in target.store.list():
+    for job in all_jobs(target.store):
         (kept,) = [path for path in target.jobs.rglob("*") if path.is_file()]
         assert kept.parent == target.jobs / job.job_id / "input"
         assert job.params["input_paths"] == [str(kept)]
@@ -262,7 +262,7 @@ def test_bodies_with_random_faults_are_answered(target: Target) -> None:
                     )
         answer = post(target.url, RESIZE, bytes(body), MULTIPART)
         assert answer.status == 200 or answer.is_refusal, (bytes(body), answer.text)
-    for job in target.store.list():
+    for job in all_jobs(target.store):
         target.remove(job.job_id)
 
 
@@ -409,7 +409,7 @@ def test_many_slow_clients_keep_nobody_out(target: Target) -> None:
             connection.sendall(request[:40] if number % 2 else request + SIZE + FILE)
         answer = post(target.url, RESIZE, SIZE + FILE + END, MULTIPART)
         assert answer.status == 200
-        (job,) = target.store.list()
+        (job,) = all_jobs(target.store)
         target.remove(job.job_id)
         assert {answer_of(connection).status for connection in slow} == {0, 408}
 

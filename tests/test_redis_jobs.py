@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import wait_until
+from harness import all_jobs, wait_until
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cl_ml_tools.common.job_leases import (
@@ -215,7 +215,7 @@ def test_a_priority_beyond_0_to_10_is_refused(store: RedisJobStore, priority: in
 def test_a_priority_that_is_no_whole_number_is_refused(store: RedisJobStore, priority: Any) -> None:
     with pytest.raises(InvalidJobError, match="priority"):
         add(store, job(), priority=priority)
-    assert store.list() == []
+    assert all_jobs(store) == []
 
 
 @pytest.mark.parametrize("status", [status for status in JobStatus if status is not JobStatus.QUEUED])
@@ -228,7 +228,7 @@ def test_only_a_queued_job_can_be_added(store: RedisJobStore, status: JobStatus)
 def test_params_that_json_cannot_hold_are_refused(store: RedisJobStore, value: Any) -> None:
     with pytest.raises(InvalidJobError, match="params"):
         add(store, job(value=value))
-    assert store.list() == []
+    assert all_jobs(store) == []
 
 
 def test_any_text_survives_the_record(store: RedisJobStore) -> None:
@@ -748,7 +748,7 @@ def test_a_running_job_is_hidden_at_once_and_told_to_stop(store: RedisJobStore) 
     start(store)
     assert store.delete("a")
     assert store.get("a") is None
-    assert store.list() == []
+    assert all_jobs(store) == []
     assert not store.delete("a")
     assert store.extend("here", [("a", "t")], lease_seconds=30) == [RunState.STOPPING]
     with pytest.raises(DuplicateJobError):
@@ -772,57 +772,6 @@ def test_an_absent_job_is_none(store: RedisJobStore) -> None:
     assert store.get("") is None
 
 
-def test_jobs_are_listed_newest_first(store: RedisJobStore) -> None:
-    for job_id in "abc":
-        add(store, job(job_id))
-        move_clock(store, 1000)
-    assert [found.job_id for found in store.list()] == ["c", "b", "a"]
-    assert [found.job_id for found in store.list(limit=2)] == ["c", "b"]
-    oldest_shown = store.list(limit=2)[-1].created_at
-    assert [found.job_id for found in store.list(created_before=oldest_shown)] == ["a"]
-    assert store.list(limit=0) == []
-
-
-def test_jobs_are_listed_by_status(store: RedisJobStore) -> None:
-    for job_id in "abcde":
-        add(store, job(job_id))
-        move_clock(store, 1000)
-    for job_id in "abc":
-        start(store, job_id)
-    store.finish("a", token="t", outcome=DONE)
-    store.finish("b", token="t", outcome=FAILED)
-    store.update("d", status=JobStatus.CANCELLED)
-    by_status = {status: [found.job_id for found in store.list(status=status)] for status in JobStatus}
-    assert by_status == {
-        JobStatus.QUEUED: ["e"],
-        JobStatus.PROCESSING: ["c"],
-        JobStatus.COMPLETED: ["a"],
-        JobStatus.ERROR: ["b"],
-        JobStatus.CANCELLED: ["d"],
-    }
-
-
-@pytest.mark.parametrize("act", ["delete", "claim"])
-def test_a_job_that_changes_while_it_is_listed_is_not_shown_as_what_it_was(
-    store: RedisJobStore, monkeypatch: pytest.MonkeyPatch, act: str
-) -> None:
-    add(store)
-    if act == "delete":
-        start(store)
-    really = raw(store).zrevrangebyscore
-
-    def changed_meanwhile(*arguments: Any, **options: Any) -> Any:
-        ids = really(*arguments, **options)
-        if act == "delete":
-            store.delete("a")
-        else:
-            start(store)
-        return ids
-
-    monkeypatch.setattr(store.client, "zrevrangebyscore", changed_meanwhile)
-    assert store.list(status=JobStatus.PROCESSING if act == "delete" else JobStatus.QUEUED) == []
-
-
 # what holds for all
 
 
@@ -840,7 +789,6 @@ ALL_ACTS: dict[str, Callable[[RedisJobStore], object]] = {
     "update": lambda store: store.update("a", progress=1),
     "delete": lambda store: store.delete("a"),
     "get": lambda store: store.get("a"),
-    "list": lambda store: store.list(),
     "bind_broker": lambda store: store.bind_broker("redis:0"),
 }
 
@@ -924,7 +872,7 @@ def test_two_prefixes_do_not_see_each_other(redis_server: EmbeddedRedis, store: 
     with RedisJobStore(redis_server.redis_url, prefix="other") as other:
         add(store)
         assert other.get("a") is None
-        assert other.list() == []
+        assert all_jobs(other) == []
 
 
 def test_a_prefix_belongs_to_the_broker_that_was_first(store: RedisJobStore) -> None:
@@ -1005,7 +953,7 @@ def test_a_full_server_lets_jobs_end_and_go(own_server: EmbeddedRedis) -> None:
         assert store.finish("a", token="t", outcome=DONE) is Finished.STORED
         assert store.delete("a")
         assert store.delete("b")
-        assert store.list() == []
+        assert all_jobs(store) == []
 
 
 def test_a_server_that_may_not_write_is_told_as_unavailable(own_server: EmbeddedRedis) -> None:

@@ -121,15 +121,15 @@ def drain(cluster: Cluster, store: RedisJobStore, seconds: float) -> float | Non
     while time.monotonic() < begin + seconds:
         cluster.tend()
         try:
-            waiting = sum(
-                len(store.list(status=status, limit=10))
+            waits = [
+                store.client.zcard(store.keys("status", status))
                 for status in (JobStatus.QUEUED, JobStatus.PROCESSING)
-            )
-            leases: Any = store.client.zcard(store.keys("leases"))
+            ]
+            leases = store.client.zcard(store.keys("leases"))
         except (StoreUnavailableError, RedisError):
             continue
         # A deleted job that still runs has no status that can be listed, but a lease.
-        if waiting == 0 and leases == 0:
+        if not any([*waits, leases]):
             return time.monotonic() - begin
         time.sleep(0.2)
     return None

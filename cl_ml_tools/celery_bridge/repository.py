@@ -179,18 +179,6 @@ class CeleryJobRepository:
         """The job with all that is known of it, or None."""
         return self.store.get(job_id)
 
-    def list_jobs(
-        self, *, status: JobStatus | None = None, created_before: int | None = None, limit: int = 100
-    ) -> list[JobRecord]:
-        """Jobs by creation time, newest first.
-
-        Args:
-            status: only jobs in this status.
-            created_before: only jobs accepted before this time, in ms since 1970.
-            limit: at most so many.
-        """
-        return self.store.list(status=status, created_before=created_before, limit=limit)
-
     def find_jobs(self, query: JobQuery) -> JobPage:
         """See `cl_ml_tools.common.job_control.FindsJobs.find_jobs`."""
         return find_jobs(self.store.scripts, query)

@@ -1,5 +1,6 @@
 """The contract of a task: the code that does a job."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic
@@ -10,6 +11,9 @@ from cl_ml_tools.common.schemas import BaseJobParams, Job
 
 ProgressCallback = Callable[[int], None]
 """Takes percent done. Cheap: call it as often as you like, from any thread of the plugin."""
+
+TASK_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What a task type may be, whole: it is part of paths, queues and keys."""
 
 # Any as default, so that a task written as `class T(ComputeModule)` may narrow `params` as it likes.
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams, default=Any)

@@ -1,7 +1,7 @@
 """What recovery needs of a store: bounded, atomic acts that any number of callers may do at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from cl_ml_tools.common.job_leases import Dispatch
@@ -20,7 +20,7 @@ class Recovered:
 
     acts: Sequence[tuple[str, str]] = ()
     dispatches: Sequence[Dispatch] = ()
-    is_whole: bool = field(default=True)
+    is_whole: bool = True
 
 
 class JobRecovery(Protocol):

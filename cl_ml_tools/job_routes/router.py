@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobWatcher
-from cl_ml_tools.http_errors import ERROR_TRANSLATION, UNAVAILABLE, ProblemRoute
+from cl_ml_tools.http_errors import UNAVAILABLE, ProblemRoute
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.control import add_control
 from cl_ml_tools.job_routes.events import EventsRoute, add_events
@@ -38,9 +38,7 @@ def create_job_router(
             its files.
         is_admin: tells of a user whether they see, and may act on, everybody's jobs; without it nobody does.
     """
-    router = APIRouter(
-        tags=["jobs"], dependencies=[ERROR_TRANSLATION], route_class=ProblemRoute, responses=UNAVAILABLE
-    )
+    router = APIRouter(tags=["jobs"], route_class=ProblemRoute, responses=UNAVAILABLE)
     access = JobAccess(repository, get_current_user, is_admin)
     # In this order: `/jobs/events` must not be taken for the job `events`.
     if watcher is not None:

@@ -79,7 +79,6 @@ def add_state(
     @router.get("/jobs/{job_id}", responses=UNKNOWN_JOB, summary="How a job stands")
     async def get_job(
         job: Annotated[Job, access.job],
-        viewer: Annotated[Viewer, access.viewer],
         wait: Annotated[
             float,
             Query(

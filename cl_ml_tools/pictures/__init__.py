@@ -7,13 +7,13 @@ every input an outcome of its own.
 from cl_ml_tools.pictures.batches import OutputNames, Report, paths_of, process_each
 from cl_ml_tools.pictures.converting import convert
 from cl_ml_tools.pictures.formats import FORMATS, PictureFormat, with_label
-from cl_ml_tools.pictures.lettering import Font, font_at, font_for, missing_in
+from cl_ml_tools.pictures.lettering import Font, font_at, font_for, ink_on, missing_in
 from cl_ml_tools.pictures.limits import picture_limits
 from cl_ml_tools.pictures.modes import flattened, in_colours, is_see_through
 from cl_ml_tools.pictures.notes import Notes
 from cl_ml_tools.pictures.opening import Frame, Picture, open_picture
 from cl_ml_tools.pictures.profiles import profile_name
-from cl_ml_tools.pictures.reports import fingerprint, report
+from cl_ml_tools.pictures.reports import fingerprint, report, write_json
 from cl_ml_tools.pictures.rights import Rights
 from cl_ml_tools.pictures.scaling import scaled, scaled_first
 from cl_ml_tools.pictures.sizes import FitMode, Scaling, scaling_for
@@ -38,6 +38,7 @@ __all__ = [
     "font_at",
     "font_for",
     "in_colours",
+    "ink_on",
     "is_see_through",
     "missing_in",
     "open_picture",
@@ -52,4 +53,5 @@ __all__ = [
     "scaled_first",
     "scaling_for",
     "with_label",
+    "write_json",
 ]

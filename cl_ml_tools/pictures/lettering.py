@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from PIL import ImageFont
+from PIL import ImageColor, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -33,6 +33,12 @@ def missing_in(name: str, text: str) -> list[str]:
 def font_at(name: str, size: float) -> Font:
     """A font at a size in pixels."""
     return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever can be read on a colour (by its luma, ITU-R BT.601)."""
+    red, green, blue, *_ = ImageColor.getrgb(colour)
+    return "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """What is told of a file that was written."""
 
+import json
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """The file's ``bytes`` and ``sha256``."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": file_digest(file, "sha256").hexdigest()}
+
+
+def write_json(told: dict[str, Any], path: Path) -> None:
+    """Write what is told of a picture to a file of its own, in UTF-8."""
+    path.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def report(source: Path | None, target: Path, notes: Notes) -> dict[str, Any]:

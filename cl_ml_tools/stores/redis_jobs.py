@@ -352,39 +352,6 @@ class RedisJobStore:
         )
         return read_record(job_id, fields) if fields and "deleted" not in fields else None
 
-    def list(
-        self,
-        *,
-        status: JobStatus | None = None,
-        created_before: int | None = None,
-        limit: int = 100,
-    ) -> list[JobRecord]:
-        """Records by creation time, newest first.
-
-        Args:
-            status: only jobs in this status.
-            created_before: only jobs accepted before this time, in ms.
-            limit: at most so many.
-        """
-        index = self.keys("jobs") if status is None else self.keys("status", status)
-        newest = "+inf" if created_before is None else f"({created_before}"
-
-        def read() -> list[tuple[str, dict[str, str]]]:
-            job_ids = cast(
-                "list[str]", self.client.zrevrangebyscore(index, newest, "-inf", start=0, num=limit)
-            )
-            pipeline = self.client.pipeline(transaction=False)
-            for job_id in job_ids:
-                pipeline.hgetall(self.keys("job", job_id))
-            return list(zip(job_ids, pipeline.execute(), strict=True))
-
-        # A job may be deleted, or change its status, between the two reads.
-        return [
-            read_record(job_id, fields)
-            for job_id, fields in self.scripts.call(read)
-            if fields and "deleted" not in fields and status in (None, fields["status"])
-        ]
-
     def claim_turn(self, name: str, seconds: float) -> bool:
         """Whether it is the caller's turn to do ``name``: at most one caller's within that time."""
         key = self.keys("turn", name)

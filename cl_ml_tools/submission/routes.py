@@ -12,7 +12,7 @@ from cl_ml_tools.common.job_control import AddsJobsOnce, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, JobStatus
 from cl_ml_tools.errors import StoreUnavailableError
-from cl_ml_tools.http_errors import ERROR_RESPONSES, ERROR_TRANSLATION, problem_responses
+from cl_ml_tools.http_errors import ERROR_RESPONSES, problem_responses
 from cl_ml_tools.submission.accepting import accept_job
 from cl_ml_tools.submission.asking import ask
 from cl_ml_tools.submission.quota import quota_kept
@@ -131,7 +131,7 @@ def upload_route(
         knows_again = isinstance(repository, AddsJobsOnce)
         form = form_signature(schema, limits.max_files)
         submit.__signature__ = _signature(form, receive, knows_again)  # type: ignore[attr-defined]
-        router = APIRouter(dependencies=[ERROR_TRANSLATION], route_class=UploadRoute)
+        router = APIRouter(route_class=UploadRoute)
         router.add_api_route(
             f"/jobs/{task_type}",
             submit,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cl_ml_tools.common.compute_module import ComputeModule
+from cl_ml_tools.common.compute_module import TASK_TYPE, ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
 from cl_ml_tools.common.schemas import BaseJobParams, Job, JobStatus
 from cl_ml_tools.errors import JobStopped
@@ -133,7 +133,9 @@ def check_plugin(module: ComputeModule[Any], params: Mapping[str, Any] | BaseJob
 def _check_description(module: ComputeModule[Any]) -> None:
     task_type = module.task_type
     assert isinstance(task_type, str), f"task_type must be a str, not {task_type!r}"
-    assert task_type.isidentifier(), f"task_type must be a plain name, not {task_type!r}"
+    assert TASK_TYPE.fullmatch(task_type), (
+        f"task_type must be 1 to 64 of the characters A-Z, a-z, 0-9, '_', '.' and '-', not {task_type!r}"
+    )
     assert type(module)().task_type == task_type, "task_type must be the same for every instance"
     schema = module.get_schema()
     assert isinstance(schema, type), f"get_schema() must return a class, not {schema!r}"

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 import staging
-from harness import Environment, Flower, ended, wait_until
+from harness import Environment, Flower, all_jobs, ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -212,7 +212,7 @@ def test_a_running_job_that_is_deleted_leaves_neither_record_nor_files(
     job_id, directory = job_with_files(submit, probe_log, tmp_path, [step, NEVER])
     assert repository.delete_job(job_id)
     assert repository.get_job(job_id) is None, "hidden at once"
-    assert repository.list_jobs() == []
+    assert all_jobs(repository.store) == []
     wait_until(lambda: not directory.exists(), seconds=PATIENCE)
     assert repository.store.states([job_id]) == {job_id: None}
     wait_until(lambda: unacknowledged_messages(repository) == 0, seconds=PATIENCE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import staging
-from harness import ended, wait_until
+from harness import all_jobs, ended, wait_until
 from link import Link
 from staging import PATIENCE, QUICK, StartWorker, stopped, upload
 
@@ -77,7 +77,7 @@ def test_uploads_while_redis_hangs_are_answered_503_and_never_become_jobs(
     # A job is accepted after all that the hung server did later.
     accepted.append(upload_until_accepted(master.url))
     time.sleep(1)
-    assert {job.job_id for job in repository.list_jobs()} == set(accepted)
+    assert {job.job_id for job in all_jobs(repository.store)} == set(accepted)
     start_worker("-c", "1", **QUICK)
     assert {ended(repository, job_id).status for job_id in accepted} == {"completed"}
     directories = {path.name for path in tmp_path.glob("media/jobs/*")}
@@ -109,7 +109,7 @@ def test_whenever_redis_goes_on_an_upload_is_a_job_if_and_only_if_it_was_accepte
     assert {answer.status_code for answer in answers} <= {200, 503}
     accepted |= {answer.json()["job_id"] for answer in answers if answer.status_code == 200}
     time.sleep(1)
-    assert {job.job_id for job in repository.list_jobs()} == accepted
+    assert {job.job_id for job in all_jobs(repository.store)} == accepted
     print(f"after {pause} s: {len(accepted) - 1} of 8 accepted")
 
 
@@ -148,7 +148,7 @@ def test_uploads_while_redis_refuses_are_answered_503_at_once(
     assert seconds < 1 + SLACK
     link.mend()
     upload_until_accepted(master.url)
-    assert len(repository.list_jobs()) == 2
+    assert len(all_jobs(repository.store)) == 2
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
@@ -180,4 +180,4 @@ def test_a_master_that_starts_while_redis_hangs_serves_when_it_goes_on(
         master = start_master()
         assert upload(master.url).status_code == 503
     upload_until_accepted(master.url)
-    assert len(repository.list_jobs()) == 1
+    assert len(all_jobs(repository.store)) == 1

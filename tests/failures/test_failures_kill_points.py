@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import staging
-from harness import ended, wait_until
+from harness import all_jobs, ended, wait_until
 from link import Link
 from staging import (
     PATIENCE,
@@ -72,7 +72,7 @@ def test_a_master_killed_between_upload_and_record_leaves_files_that_the_sweep_r
     master.kill_group()
     assert isinstance(answer.exception(), httpx2.TransportError), "nobody was told that it is accepted"
     link.cut()
-    assert repository.list_jobs() == []
+    assert all_jobs(repository.store) == []
     (directory,) = tmp_path.glob("media/jobs/*")
     two_hours_ago = directory.stat().st_mtime - 7200
     os.utime(directory, (two_hours_ago, two_hours_ago))
@@ -91,11 +91,11 @@ def test_a_job_is_done_whose_master_was_killed_between_record_and_send(
     master = start_master(CL_ML_TOOLS_BROKER_URL=link.broker_url, CL_ML_TOOLS_REDIS_TIMEOUT_SECONDS="30")
     link.hold_requests()
     answer = in_background.submit(upload, master.url)
-    wait_until(lambda: repository.list_jobs() and link.requests_held)
+    wait_until(lambda: all_jobs(repository.store) and link.requests_held)
     master.kill_group()
     assert isinstance(answer.exception(), httpx2.TransportError)
     link.cut()
-    (job,) = repository.list_jobs()
+    (job,) = all_jobs(repository.store)
     assert job.status == "queued"
     assert waiting_messages(repository, "image_resize") == 0
     start_worker("-c", "1", **QUICK)

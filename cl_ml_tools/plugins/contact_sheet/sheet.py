@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
-from cl_ml_tools.pictures import Font, font_at, font_for
+from cl_ml_tools.pictures import Font, font_at, font_for, ink_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def draw_sheet(
     """
     sheet = Image.new("RGB", layout.size, background)
     draw = ImageDraw.Draw(sheet)
-    ink = _ink_on(background)
+    ink = ink_on(background)
     for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         left, top = layout.corner(number)
         place = (left + (layout.cell - picture.width) // 2, top + (layout.cell - picture.height) // 2)
@@ -91,8 +91,3 @@ def _shortened(label: str, width: int, font: Font) -> str:
         0,
     )
     return f"{label[:kept]}..."
-
-
-def _ink_on(background: str) -> str:
-    red, green, blue, *_ = ImageColor.getrgb(background)
-    return "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"

@@ -1,22 +1,13 @@
 """What a hash job is asked for."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from cl_ml_tools.common.schemas import BaseJobParams
-from cl_ml_tools.picture_options import Strict
+from cl_ml_tools.picture_options import CommaSeparated, Strict
 
 Algorithm = Literal["ahash", "dhash", "phash", "whash"]
-
-
-def _split(value: Any) -> Any:
-    """Let a form say ``algorithms=phash,dhash`` as well as repeat the field."""
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list):
-        return [part for entry in value for part in (entry.split(",") if isinstance(entry, str) else [entry])]
-    return value
 
 
 def _power_of_two(value: int) -> int:
@@ -34,7 +25,7 @@ class ImageHashParams(BaseJobParams):
         strict: whether one bad file is the end of the job.
     """
 
-    algorithms: Annotated[list[Algorithm], BeforeValidator(_split)] = Field(
+    algorithms: Annotated[list[Algorithm], CommaSeparated] = Field(
         default=["ahash", "dhash", "phash", "whash"],
         description="ahash, dhash, phash, whash; the field repeated, or as phash,dhash.",
     )

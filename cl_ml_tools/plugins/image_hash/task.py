@@ -1,6 +1,5 @@
 """Hashes, computed by workers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ class ImageHashTask(ComputeModule[ImageHashParams]):
             told = _hashes(source, params)
             if targets:
                 path = names.claim(targets[position])
-                path.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+                pictures.write_json(told, path)
                 told["output_path"] = str(path)
             return [{"input_path": str(source), **told}]
 

@@ -1,6 +1,5 @@
 """Metadata, read by workers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,7 @@ class ImageMetadataTask(ComputeModule[ImageMetadataParams]):
             description = _describe(source, params)
             if targets:
                 path = names.claim(targets[position])
-                path.write_text(
-                    json.dumps(description, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-                )
+                pictures.write_json(description, path)
                 description["output_path"] = str(path)
             return [{"input_path": str(source), **description}]
 

@@ -1,22 +1,20 @@
 """What a thumbnail job is asked for."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from cl_ml_tools.common.schemas import BaseJobParams
-from cl_ml_tools.picture_options import Background, OutputFormat, Quality, Strict, extension_of
+from cl_ml_tools.picture_options import (
+    Background,
+    CommaSeparated,
+    OutputFormat,
+    Quality,
+    Strict,
+    extension_of,
+)
 
 MAX_SIZES = 16
-
-
-def _split(value: Any) -> Any:
-    """Let a form say ``sizes=512,128`` as well as repeat the field."""
-    if isinstance(value, str | int):
-        value = [value]
-    if isinstance(value, list):
-        return [part for entry in value for part in (entry.split(",") if isinstance(entry, str) else [entry])]
-    return value
 
 
 Size = Annotated[int, Field(gt=0, le=4096)]
@@ -34,7 +32,7 @@ class ImageThumbnailParams(BaseJobParams):
         strict: whether one bad file is the end of the job.
     """
 
-    sizes: Annotated[list[Size], BeforeValidator(_split)] = Field(
+    sizes: Annotated[list[Size], CommaSeparated] = Field(
         default=[256],
         min_length=1,
         max_length=MAX_SIZES,

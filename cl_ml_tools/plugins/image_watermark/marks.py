@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from PIL import Image, ImageChops, ImageColor, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from cl_ml_tools import pictures
 from cl_ml_tools.errors import BadInputError
@@ -36,7 +36,7 @@ def text_mark(text: str, room: tuple[int, int], colour: str) -> Image.Image:
     size = min(_LARGEST_LETTERS, max(_SMALLEST_LETTERS, fitting))
     outline = _outline_width(size)
     left, top, right, bottom = _extent(text, font, size)
-    image = Image.new("RGBA", (right - left, bottom - top), _outline_of(colour))
+    image = Image.new("RGBA", (right - left, bottom - top), pictures.ink_on(colour))
     drawn, filled = Image.new("L", image.size), Image.new("L", image.size)
     for mask, stroke in ((drawn, outline), (filled, 0)):
         ImageDraw.Draw(mask).multiline_text(
@@ -113,11 +113,6 @@ def _extent(text: str, font: str, size: float) -> Box:
         (0, 0), text, font=pictures.font_at(font, size), stroke_width=_outline_width(size), align="center"
     )
     return int(left) - 1, int(top) - 1, int(right) + 2, int(bottom) + 2
-
-
-def _outline_of(colour: str) -> str:
-    red, green, blue, *_ = ImageColor.getrgb(colour)
-    return "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"
 
 
 def _is_grey(mark: Image.Image) -> bool:
