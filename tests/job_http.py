@@ -9,7 +9,7 @@ from fastapi import FastAPI, Header
 from fastapi.testclient import TestClient
 
 from cl_ml_tools.common.job_control import JobPage, JobQuery
-from cl_ml_tools.common.job_leases import Outcome, Owner
+from cl_ml_tools.common.job_leases import Dispatch, Outcome, Owner
 from cl_ml_tools.common.schemas import Job, JobStatus
 from cl_ml_tools.job_routes import create_job_router
 from cl_ml_tools.stores.local_files import LocalFileStorage
@@ -32,6 +32,9 @@ class StoreRepository:
 
     def claim_next_job(self, *_: Any, **__: Any) -> None:
         return None
+
+    def send(self, dispatch: Dispatch) -> bool:
+        return False
 
     def retry_job(self, job_id: str) -> None:
         self.store.retry(job_id)

@@ -35,6 +35,7 @@ from pydantic import (
 from typing_extensions import TypeAliasType, TypedDict
 
 from cl_ml_tools import BaseJobParams, FileStorage, Job, JobRepository
+from cl_ml_tools.common.job_leases import Dispatch
 from cl_ml_tools.errors import (
     DuplicateJobError,
     InvalidJobError,
@@ -201,6 +202,9 @@ class SharedRepository(MemoryRepository):
 
     def claim_next_job(self, *given: Any, **options: Any) -> None:
         return None
+
+    def send(self, dispatch: Dispatch) -> bool:
+        return False
 
 
 def test_a_repository_for_many_threads_is_called_off_the_event_loop(storage: LocalFileStorage) -> None:

@@ -270,16 +270,6 @@ def test_a_form_that_cannot_be_is_refused_and_says_where(
     assert not repository.jobs
 
 
-def test_the_packages_offer_their_tasks_and_parameters(name: str, task: ComputeModule[Any]) -> None:
-    package = importlib.import_module(f"cl_ml_tools.plugins.{name}")
-    schema = task.get_schema()
-    assert getattr(package, schema.__name__) is schema
-    assert getattr(package, type(task).__name__) is type(task)
-    assert sorted(package.__all__) == sorted([schema.__name__, type(task).__name__])
-    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        package.Nothing  # noqa: B018
-
-
 def test_each_plugin_has_a_readme_that_tells_all_its_fields(name: str, task: ComputeModule[Any]) -> None:
     package = importlib.import_module(f"cl_ml_tools.plugins.{name}")
     text = (Path(str(package.__file__)).parent / "README.md").read_text()
