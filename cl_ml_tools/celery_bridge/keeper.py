@@ -1,14 +1,15 @@
 """The thread of a worker's main process that keeps the leases of the node's running jobs."""
 
 import logging
+import math
 import os
-import signal
 import threading
 import time
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from celery.worker import state as worker_state
 
+from cl_ml_tools.celery_bridge.ending import Ending
 from cl_ml_tools.celery_bridge.installation import Installation
 from cl_ml_tools.celery_bridge.request import JobRequest
 from cl_ml_tools.common.job_leases import RunState
@@ -26,6 +27,9 @@ the job was done (`kombu.asynchronous.timer`). With six hours each job took half
 
 LOOK_SECONDS = 1.0
 """How often it looks for runs that are over their hard limit."""
+
+ENDING_SECONDS = 0.2
+"""How often it looks after processes that were told to end."""
 
 OVERDUE_SECONDS = 5.0
 """How long after a hard limit that Celery keeps a run is ended here. Celery does it sooner, unless its event loop
@@ -47,9 +51,9 @@ class Keeper:
         self._installation = installation
         # By the object: another request may get the address of one that has ended.
         self._held: WeakSet[JobRequest] = WeakSet()
-        self._stop_since: WeakKeyDictionary[JobRequest, float] = WeakKeyDictionary()
         self._revoked: WeakSet[JobRequest] = WeakSet()
-        self._overdue: WeakSet[JobRequest] = WeakSet()
+        self._stop_since: dict[JobRequest, float] = {}
+        self._endings: dict[JobRequest, Ending] = {}
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-keeper", daemon=True)
 
     def start(self) -> None:
@@ -79,7 +83,7 @@ class Keeper:
                 self._end_when_stubborn(request, state)
 
     def end_overdue(self) -> None:
-        """Kill the pool processes of runs that are over their hard time limit, and have the record say so."""
+        """End the pool processes of runs that are over their hard time limit, and have the record say so."""
         attendant = self._installation.attendant
         requests = _running_requests()
         for request in requests:
@@ -88,14 +92,23 @@ class Keeper:
             if begin is None or process in (None, os.getpid()) or attendant is None:
                 continue
             patience = OVERDUE_SECONDS if request.has_limit_of_celery else 0.0
-            if time.monotonic() - begin < limit + patience or request in self._overdue:
+            if time.monotonic() - begin < limit + patience or request in self._endings:
                 continue
-            self._overdue.add(request)
             logger.warning(
                 "job %s is over its time limit of %g s: ending process %d", request.job_id, limit, process
             )
             attendant.timed_out(request.job_id, process, limit)
-            _kill(request, process)
+            self._begin_ending(request, process)
+
+    def go_on_ending(self) -> None:
+        """Kill the processes that were told to end and did not, and what the others have left behind."""
+        running = set(_running_requests()) if self._endings else set()
+        for request, ending in list(self._endings.items()):
+            if request in running:
+                ending.go_on()
+            else:
+                ending.finish()
+                del self._endings[request]
 
     def _tell_of_revokes(self, requests: list[JobRequest]) -> None:
         """Have runs cancelled whose Celery task was revoked.
@@ -111,26 +124,36 @@ class Keeper:
                 attendant.revoked(request.job_id, request.id, None)
 
     def _end_when_stubborn(self, request: JobRequest, state: RunState) -> None:
-        """Kill the pool process of a run that goes on although it was told to stop."""
+        """End the pool process of a run that goes on although it was told to stop."""
         now = time.monotonic()
         since = self._stop_since.setdefault(request, now)
         process = request.worker_pid
         # On the threads and solo pools the run is in this very process.
         if process in (None, os.getpid()) or now - since < self._installation.settings.cancel_grace_seconds:
             return
-        logger.warning(
-            "job %s is told to stop (%s) and goes on: ending process %d", request.job_id, state, process
-        )
-        _kill(request, process)
+        if request not in self._endings:
+            logger.warning(
+                "job %s is told to stop (%s) and goes on: ending process %d", request.job_id, state, process
+            )
+            self._begin_ending(request, process)
+
+    def _begin_ending(self, request: JobRequest, process: int) -> None:
+        if request not in worker_state.active_requests:
+            # It has ended since; the process may have the next job already.
+            return
+        self._endings[request] = Ending(process)
+        self._endings[request].begin()
 
     def _loop(self) -> None:
         interval = self._installation.settings.lease_seconds / 3
         extend_at = time.monotonic() + interval
         while True:
-            extend_at = min(extend_at, time.monotonic() + self._pause_to_next_kill())
-            time.sleep(max(0.0, min(LOOK_SECONDS, extend_at - time.monotonic())))
             try:
+                extend_at = min(extend_at, time.monotonic() + self._pause_to_next_end())
+                pause = ENDING_SECONDS if self._endings else LOOK_SECONDS
+                time.sleep(max(0.0, min(pause, extend_at - time.monotonic())))
                 with _working:
+                    self.go_on_ending()
                     self.end_overdue()
                     if time.monotonic() < extend_at:
                         continue
@@ -140,25 +163,15 @@ class Keeper:
                 extend_at = time.monotonic() + RETRY_SECONDS
             except Exception:  # the thread must outlive any fault, or the leases end under running jobs
                 logger.exception("the keeper failed")
+                time.sleep(RETRY_SECONDS)
                 extend_at = time.monotonic() + RETRY_SECONDS
             else:
                 extend_at = time.monotonic() + interval
 
-    def _pause_to_next_kill(self) -> float:
-        if not self._stop_since:
-            return float("inf")
+    def _pause_to_next_end(self) -> float:
+        waiting = [since for request, since in self._stop_since.items() if request not in self._endings]
         grace = self._installation.settings.cancel_grace_seconds
-        return max(0.1, min(self._stop_since.values()) + grace - time.monotonic())
-
-
-def _kill(request: JobRequest, process: int) -> None:
-    if request not in worker_state.active_requests:
-        # It has ended since; the process may have the next job already.
-        return
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        return max(0.1, min(waiting, default=math.inf) + grace - time.monotonic())
 
 
 def _running_requests() -> list[JobRequest]:

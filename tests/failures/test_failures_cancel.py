@@ -116,6 +116,46 @@ def test_a_running_job_that_neither_awaits_nor_reports_is_ended_after_the_grace_
     assert ended(repository, submit()).status == "completed"
 
 
+def program_of(probe_log: ProbeLog, job_id: str) -> int:
+    """The process id of the program that the job has started."""
+    words = [line.split()[1] for line in probe_log() if line.startswith(f"{job_id} program-")]
+    return int(words[0].removeprefix("program-"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "ends_itself"),
+    [
+        ([["run_program", "sleep", "1000"]], True),
+        ([["start_program", "sleep", "1000"], ["wait_and_clean_up", NEVER]], True),
+        ([["start_program", "sleep", "1000"], ["ignore_its_end_until", NEVER]], False),
+    ],
+    ids=["that it waits for", "that is left", "of a process that ignores its end"],
+)
+def test_a_cancel_ends_the_programs_that_a_blocking_job_has_started(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+    steps: list[list[Any]],
+    ends_itself: bool,
+) -> None:
+    worker = start_worker("-c", "1", **QUICK)
+    target = tmp_path / "out" / "a.txt"
+    job_id = submit(["write", "half"], *steps, output_paths=[str(target)])
+    program = wait_until(lambda: "program-" in " ".join(probe_log()) and program_of(probe_log, job_id))
+    pool_process = process_of(tmp_path, job_id)
+    repository.cancel_job(job_id)
+    assert ended(repository, job_id).status == "cancelled"
+    wait_until(lambda: not is_alive(pool_process) and not is_alive(program), seconds=PATIENCE)
+    if ends_itself:
+        assert list(target.parent.iterdir()) == [], "the attempt has cleaned up"
+        assert any(line.startswith(f"{job_id} cleaned-up") for line in probe_log()) == (len(steps) == 2)
+    assert ended(repository, submit()).status == "completed"
+    assert worker.output.count("goes on: ending process") == 1
+    assert "Exception in thread" not in worker.output
+
+
 def test_the_grace_period_of_a_job_is_not_that_of_the_one_before_it(
     start_worker: StartWorker,
     submit: Submit,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -138,6 +139,28 @@ class Probe:
             self.wait_for(path)
         finally:
             self.log("cleaned-up")
+
+    def start_program(self, *program: str) -> None:
+        """And leave it alone."""
+        self.log(f"program-{subprocess.Popen(program).pid}")
+
+    def run_program(self, *program: str) -> None:
+        with subprocess.Popen(program) as started:
+            try:
+                self.log(f"program-{started.pid}")
+                started.wait()
+            except BaseException:
+                # As ``subprocess.run`` does.
+                started.kill()
+                raise
+
+    def ignore_its_end_until(self, path: str) -> None:
+        """Whatever it is told."""
+        while not Path(path).exists():
+            try:
+                self.wait_for(path)
+            except BaseException as error:  # noqa: BLE001 - as plugins do it
+                self.log(type(error).__name__)
 
     def ignore_soft_limit_until(self, path: str) -> None:
         while not Path(path).exists():
