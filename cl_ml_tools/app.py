@@ -14,6 +14,7 @@ from cl_ml_tools.celery_bridge.configuration import celery_configuration
 from cl_ml_tools.common.file_storage import UploadLimits
 from cl_ml_tools.errors import SettingsError, StoreUnavailableError
 from cl_ml_tools.settings import Settings
+from cl_ml_tools.storage_tie import check_storage
 from cl_ml_tools.stores.local_files import LocalFileStorage
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -88,7 +89,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(_check_broker, repository)
+        await asyncio.to_thread(_check_belonging, repository, storage)
         try:
             yield
         finally:
@@ -132,9 +133,11 @@ async def _refuse_unknown_task(task_type: str) -> None:
     raise HTTPException(404, f"There is no task {task_type!r} here. GET /api/plugins tells which there are.")
 
 
-def _check_broker(repository: CeleryJobRepository) -> None:
+def _check_belonging(repository: CeleryJobRepository, storage: LocalFileStorage) -> None:
     try:
         repository.check_broker()
+        if complaint := check_storage(storage, repository.store):
+            logger.error(complaint)
     except StoreUnavailableError as error:
         logger.warning("starting although the record cannot be reached: %s", error)
 

@@ -30,6 +30,10 @@ class StoreMismatchError(MLToolsError):
     """The store's prefix belongs to another broker, or holds records of another format."""
 
 
+class StorageMismatchError(MLToolsError, RuntimeError):
+    """The storage is not the one that the files of the record's jobs are in, or this process cannot use it."""
+
+
 class SubmissionTooLateError(StoreUnavailableError):
     """A record was refused because its deadline had passed; nothing was stored."""
 

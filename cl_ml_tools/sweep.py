@@ -8,10 +8,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.errors import StorageMismatchError
+from cl_ml_tools.storage_tie import TiedRecord, TiedStorage, check_storage
 
 logger = logging.getLogger(__name__)
 
@@ -23,17 +24,8 @@ MIN_AGE_SECONDS = 3600.0
 
 
 @runtime_checkable
-class SweptStorage(Protocol):
+class SweptStorage(TiedStorage, Protocol):
     """What the sweep needs of a storage."""
-
-    @property
-    def record_mark(self) -> Path:
-        """The file that says whose the files are; without it they are of the next record that asks."""
-        ...
-
-    def belongs_to(self, record: str) -> bool:
-        """Whether its files are of the jobs of this record (a `JobStates.identity`); the first that asks gets it."""
-        ...
 
     def old_jobs(self, min_age_seconds: float) -> Iterator[str]:
         """The ids of jobs whose directory is at least so old; may take long, so it is read step by step."""
@@ -52,12 +44,8 @@ class SweptStorage(Protocol):
         ...
 
 
-class JobStates(Protocol):
+class JobStates(TiedRecord, Protocol):
     """What the sweep needs of a store."""
-
-    def identity(self) -> str:
-        """A name that this record alone has, for as long as it lasts."""
-        ...
 
     def states(self, job_ids: Sequence[str]) -> Mapping[str, JobStatus | None]:
         """The status of each job, None where there is no record."""
@@ -80,16 +68,13 @@ def sweep(
         StoreUnavailableError: the store does not answer.
     """
     during = during or nullcontext()
-    with during:
-        is_ours = storage.belongs_to(store.identity())
-    if not is_ours:
-        logger.warning(
-            "sweep: the files in %s belong to another record of jobs, so none is removed. Give each installation a "
-            "directory of its own (CL_ML_TOOLS_STORAGE_DIR). If the other record is gone, and the files of jobs that "
-            "are unknown here may go too, remove %s",
-            storage.record_mark.parent,
-            storage.record_mark,
-        )
+    try:
+        with during:
+            complaint = check_storage(storage, store)
+    except StorageMismatchError as error:
+        complaint = str(error)
+    if complaint:
+        logger.error("sweep: %s", complaint)
         return
     yield storage.remove_doomed(MIN_AGE_SECONDS)
     old = storage.old_jobs(MIN_AGE_SECONDS)

@@ -17,6 +17,7 @@ from cl_ml_tools.celery_bridge.queues import PREFIX
 from cl_ml_tools.celery_bridge.spawned import remember_places
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.storage_tie import check_storage
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._installation = installations[parent.app]
         pool = parent.pool_cls.__module__.rsplit(".", 1)[-1]
         if pool in ("gevent", "eventlet"):
-            if any(name.startswith(PREFIX) for name in parent.app.amqp.queues.consume_from):
+            if self._takes_jobs(parent):
                 raise ImproperlyConfigured(
                     f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
                     "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
@@ -42,20 +43,27 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._spool = OutcomeSpool.create()
 
     def start(self, parent: Any) -> None:
-        """Check that the record belongs to this broker, then begin.
+        """Check that the record belongs to this broker and to this storage, then begin.
 
         Raises:
             StoreMismatchError: it belongs to another; the worker does not start.
+            StorageMismatchError: the storage is not the one of the record's jobs, or cannot be used.
         """
         installation = self._installation
         try:
             installation.repository.check_broker()
+            if self._takes_jobs(parent):
+                # What it only complains of the sweep tells.
+                check_storage(installation.storage, installation.store)
         except StoreUnavailableError as error:
             logger.warning("starting although the record cannot be reached: %s", error)
         installation.attendant = Attendant(installation, self._spool)
         installation.attendant.start()
         Keeper(installation).start()
         Announcer(installation, parent).start()
+
+    def _takes_jobs(self, parent: Any) -> bool:
+        return any(name.startswith(PREFIX) for name in parent.app.amqp.queues.consume_from)
 
     def stop(self, parent: Any) -> None:
         """Nothing: called at the beginning of a warm shutdown, while jobs still run."""

@@ -21,12 +21,15 @@ from cl_ml_tools.celery_bridge.spawned import adopt_copies
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal, RequeueState
+from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.errors import StorageMismatchError, StoreUnavailableError
 from cl_ml_tools.execution import (
     Execution,
     LeasedRun,
     RetryLater,
     TimeLimits,
     finish,
+    give_back,
     lease_clock,
     limits_of,
     patiently,
@@ -34,10 +37,14 @@ from cl_ml_tools.execution import (
     run_on_thread_loop,
 )
 from cl_ml_tools.registry import load_tasks
+from cl_ml_tools.storage_tie import check_storage
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+STORAGE_SECONDS = 30.0
+"""How long a job waits that was on a node without its storage: others are to get it first."""
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no types
@@ -128,6 +135,11 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
             doubted[0].remove(job_id)
         if ended is None:
             raise Ignore
+        has_failed = isinstance(ended, RetryLater) or ended.status is JobStatus.ERROR
+        if has_failed and (fault := _fault_of_storage(installation)):
+            logger.error("job %s: given back, this node cannot do it. %s", job_id, fault)
+            given_back = _undisturbed(lambda: give_back(claim, store, owner, seconds=STORAGE_SECONDS))
+            return str(given_back.state)
         if isinstance(ended, RetryLater):
             retry = ended
             requeued = _undisturbed(lambda: retry_later(claim, retry, store, owner))
@@ -137,6 +149,18 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
                 installation.clean_up(job_id)
             return str(requeued.state)
         return _finish(installation, claim, ended, monitored)
+
+
+def _fault_of_storage(installation: Installation) -> str:
+    """Why no job can be done here, if that is so: then a job that failed has not failed for good."""
+    try:
+        check_storage(installation.storage, installation.store)
+    except StorageMismatchError as error:
+        return str(error)
+    except StoreUnavailableError:
+        # The outcome waits for the store.
+        return ""
+    return ""
 
 
 def _finish(installation: Installation, claim: Claim, outcome: Outcome, monitored: LeasedRun) -> str:

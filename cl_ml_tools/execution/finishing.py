@@ -79,6 +79,22 @@ def retry_later(claim: Claim, retry: RetryLater, leases: JobLeases, owner: Owner
     )
 
 
+def give_back(claim: Claim, leases: JobLeases, owner: Owner, *, seconds: float) -> Requeued:
+    """Put a job back that cannot be done here, to be started after a pause; counts as no failure of the job.
+
+    Raises:
+        StoreUnavailableError: the store was away for longer than `PATIENCE_SECONDS`.
+    """
+    job_id, token = claim.job.job_id, claim.token
+    released = RequeueCause.RELEASED
+    return patiently(
+        job_id,
+        lambda: leases.requeue(
+            job_id, owner=owner, cause=released, detail="", token=token, delay_seconds=seconds
+        ),
+    )
+
+
 def patiently(job_id: str, act: Callable[[], T], on_waiting: Callable[[], None] = lambda: None) -> T:
     """What ``act`` answers, asked again for as long as the store is away.
 

@@ -34,7 +34,13 @@ KEYS = (
     _Key("submission", ":submission:", True, "string: fingerprint and job id", "a day"),
     _Key("serving", ":serving", False, "zset of '<node> <task type>' by its end", "until nobody renews it"),
     _Key("turn", ":turn:", True, "string", "until the next turn"),
-    _Key("meta", ":meta", False, "hash: beat, broker, format, identity, time_offset_ms", "for ever; small"),
+    _Key(
+        "meta",
+        ":meta",
+        False,
+        "hash: beat, broker, format, identity, has_storage",
+        "for ever; small",
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from cl_ml_tools.stores._incoming import CHUNK_BYTES, INCOMING_PREFIX, Incoming,
 logger = logging.getLogger(__name__)
 
 _DOOMED_PREFIX = ".removing-"
+_PROBE_PREFIX = ".probe-"
 _T = TypeVar("_T")
 
 
@@ -173,15 +174,17 @@ class LocalFileStorage:
         """The file that names the record of jobs whose files these are."""
         return self.base_dir / ".record"
 
-    def belongs_to(self, record: str) -> bool:
-        """Whether the files are of the jobs of this record; the first that asks gets them."""
+    def check_writable(self) -> None:
+        """Return if files can be made here.
+
+        Raises:
+            OSError: they cannot.
+        """
+        probe = self.base_dir / f"{_PROBE_PREFIX}{secrets.token_hex(8)}"
         try:
-            with self.record_mark.open("x", encoding="utf-8") as mark:
-                mark.write(record)
-        except FileExistsError:
-            # Empty while the first one writes.
-            return self.record_mark.read_text(encoding="utf-8") == record
-        return True
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
 
     def old_jobs(self, min_age_seconds: float) -> Iterator[str]:
         """The ids of jobs whose directory has not changed for so long. Reads step by step."""

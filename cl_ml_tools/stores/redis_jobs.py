@@ -131,6 +131,14 @@ class RedisJobStore:
 
         return self.scripts.call(agree)
 
+    def has_storage(self) -> bool:
+        """Whether a storage is tied to this record."""
+        return bool(self.scripts.call(lambda: self.client.hexists(self.keys("meta"), "has_storage")))
+
+    def note_storage(self) -> None:
+        """From now on a storage is tied to this record."""
+        self.scripts.call(lambda: self.client.hset(self.keys("meta"), "has_storage", "1"))
+
     def add(
         self,
         job: Job,
