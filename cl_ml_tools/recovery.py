@@ -45,7 +45,8 @@ def recover(
     during = during or nullcontext()
     unsent: list[Dispatch] = []
     send = _sparing_failed_queues(send, unsent)
-    for act in (jobs.recover_leases, jobs.recover_due, jobs.recover_messages, jobs.retire):
+    # The one first that a server which is full lets do: it makes room for the others.
+    for act in (jobs.retire, jobs.recover_leases, jobs.recover_due, jobs.recover_messages):
         for _ in range(MAX_CHUNKS):
             with during:
                 recovered = act()

@@ -1,6 +1,6 @@
 """What recovery does to the record, act by act, on a server whose clock the tests move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,9 +16,10 @@ from cl_ml_tools.common.job_leases import (
     RequeueState,
 )
 from cl_ml_tools.common.schemas import Job, JobRecord, JobStatus
-from cl_ml_tools.errors import JobStateError
+from cl_ml_tools.errors import JobStateError, StoreUnavailableError
 from cl_ml_tools.recovery import recover
 from cl_ml_tools.stores import redis_recovery
+from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 from cl_ml_tools.stores.redis_recovery import RedisRecovery
 
@@ -47,6 +48,12 @@ def wait(store: RedisJobStore) -> Callable[[float], None]:
         client.hincrby(store.keys("meta"), "time_offset_ms", int(seconds * 1000))
 
     return pass_time
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as server:
+        yield server
 
 
 def add(
@@ -100,6 +107,41 @@ def test_a_job_waits_since_it_may_start(
     wait(86_400)
     store.retry("a")
     assert oldest_wait(store) == 0
+
+
+def test_a_server_that_is_full_still_lets_go_what_was_kept_long_enough(own_server: EmbeddedRedis) -> None:
+    """Or it stays full."""
+    with RedisJobStore(own_server.redis_url) as store:
+        add(store)
+        claim(store)
+        store.finish("a", token="t", outcome=Outcome(JobStatus.COMPLETED))
+        recovery = RedisRecovery(
+            store, lease_seconds=30, max_leases_lost=3, lost_message_seconds=60, retention_days=0.0001
+        )
+        client: Any = store.client
+        client.hset(store.keys("meta"), "time_offset_ms", 3_600_000)
+        client.config_set("maxmemory", "1")
+        gone: list[str] = []
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            recover(recovery, lambda _: True, gone.append)
+        assert gone == ["a"]
+        assert store.get("a") is None
+
+
+def test_a_clock_that_goes_back_keeps_no_lease_of_a_dead_node_alive(
+    store: RedisJobStore, recovery: RedisRecovery, wait: Callable[[float], None]
+) -> None:
+    """Redis moves to a host whose clock is behind."""
+    add(store)
+    wait(3600)
+    claim(store)
+    store.extend("another", [], lease_seconds=LEASE_SECONDS)
+    wait(-3600)
+    for _ in range(5):
+        store.extend("another", [], lease_seconds=LEASE_SECONDS)
+        wait(LEASE_SECONDS / 3)
+    recover(recovery, lambda _: True, lambda _: None)
+    assert (record(store).status, record(store).leases_lost) == ("queued", 1)
 
 
 def lose_the_lease(store: RedisJobStore, wait: Callable[[float], None]) -> None:

@@ -55,7 +55,8 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         # Outlive the broker, at start and later, for as long as it takes.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_channel_error_retry": on_amqp,
+        # On Redis such an error is any reply that refuses: it is full, or was made a replica.
+        "broker_channel_error_retry": True,
         # Bounds how long a submission waits for a broker: (max_retries + 2) x the socket's timeout.
         "broker_connection_timeout": timeout_seconds,
         "broker_pool_acquire_timeout": 5,

@@ -62,6 +62,42 @@ def server_ms(client: Redis) -> int:
     return seconds * 1000 + microseconds // 1000
 
 
+def test_a_worker_outlives_a_redis_that_is_full(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    redis_server: EmbeddedRedis,
+    probe_log: ProbeLog,
+    tmp_path: Path,
+) -> None:
+    """For kombu an error reply is one of the channel, for which Celery ends a worker unless it is told otherwise."""
+    worker = start_worker("-c", "1", **QUICK)
+    gate = tmp_path / "gate"
+    (running,) = begin(submit, probe_log, gate, 1)
+    waiting = submit()
+    with Redis.from_url(redis_server.redis_url) as client:
+        client.config_set("maxmemory", "1")
+        gate.touch()
+        # It fetches the next one.
+        worker.wait_for("Connection to broker lost", seconds=PATIENCE)
+        client.config_set("maxmemory", "0")
+    assert [ended(repository, job_id).status for job_id in (running, waiting)] == ["completed"] * 2
+    assert worker.popen.poll() is None
+
+
+def test_a_worker_outlives_a_redis_that_becomes_a_replica(
+    start_worker: StartWorker, submit: Submit, repository: CeleryJobRepository, redis_server: EmbeddedRedis
+) -> None:
+    worker = start_worker("-c", "1", **QUICK)
+    assert ended(repository, submit()).status == "completed"
+    with Redis.from_url(redis_server.redis_url) as client:
+        client.replicaof("127.0.0.1", "1")
+        worker.wait_for("Connection to broker lost", seconds=PATIENCE)
+        client.replicaof("NO", "ONE")
+    assert ended(repository, submit()).status == "completed"
+    assert worker.popen.poll() is None
+
+
 @pytest.mark.parametrize(
     ("away_seconds", "lease_seconds"),
     [(6, 2), pytest.param(45, 10, marks=[pytest.mark.long, pytest.mark.timeout(240)])],

@@ -4,6 +4,8 @@
 
 local MAX_EVENTS = 100000
 local MAX_HISTORY = 20
+-- In ms; servers that keep time differ by less.
+local MAX_CLOCK_STEP = 1000
 
 -- Milliseconds by the server's clock; tests move it by meta.time_offset_ms.
 local function now()
@@ -122,9 +124,15 @@ local function remember_end(id, cause, detail)
 end
 
 -- Notes that leases are being looked after. When nobody could do so for half a lease, an outage is over: everybody
--- who lives gets a lease of grace to say so, before any lease may be taken for ended.
+-- who lives gets a lease of grace to say so, before any lease may be taken for ended. When the clock has gone back (the
+-- server is another one now), what was to end goes back with it.
 local function note_beat(t, lease_ms)
   local beat = tonumber(redis.call('HGET', key_meta(), 'beat') or 0)
+  if beat - t > MAX_CLOCK_STEP then
+    for _, key in ipairs({key_leases(), key_serving()}) do
+      for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, t - beat, member) end
+    end
+  end
   if t - beat > lease_ms / 2 then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', key_leases(), '-inf', t + lease_ms)) do
       redis.call('ZADD', key_leases(), t + lease_ms, id)

@@ -18,6 +18,8 @@ for _, line in ipairs(redis.call('SMEMBERS', key_lines())) do
     local watched = redis.call('HGET', key_watched(), line)
     local w = watched and cjson.decode(watched)
     if not w then w = {seen = seen, at = t, patience = patience_ms} end
+    -- The clock may have gone back.
+    w.at = math.min(w.at, t)
     if t - w.at >= w.patience or (seen ~= w.seen and t - w.at >= patience_ms) then
       local overtaken = redis.call('ZRANGEBYSCORE', queued, '-inf', w.seen, 'LIMIT', 0, limit - #lost)
       if #overtaken > 0 then
