@@ -311,6 +311,14 @@ def test_a_green_worker_of_an_existing_app_that_takes_none_of_our_queues_starts(
     assert "cl_ml_tools does not run on the gevent pool" in ours.output
 
 
+def test_a_worker_does_not_start_on_a_queue_whose_plugin_it_has_not(environment: Environment) -> None:
+    """Celery would throw the messages away."""
+    worker = environment.worker("-Q", "cl_ml_tools.probe,cl_ml_tools.prbe")
+    assert worker.popen.wait(60) != 0
+    assert "no plugin for cl_ml_tools.prbe: it would throw" in worker.output
+    assert "cl_ml_tools.probe_other" in worker.output
+
+
 def green_pool(folder: Path, name: str) -> tuple[str, ...]:
     """Options for a pool that Celery takes for the green one, which is not installed."""
     package = folder / "green_pools"

@@ -53,6 +53,26 @@ def test_a_job_is_sent_within_two_steps_however_long_the_broker_was_away(store: 
     assert broker.taken == ["a"]
 
 
+def test_lost_messages_are_looked_for_anew_when_somebody_comes_who_takes_the_jobs(
+    store: RedisJobStore,
+) -> None:
+    """The intervals have grown meanwhile."""
+    broker = Broker()
+    step = step_of(store, broker)
+    store.add(Job(job_id="a", task_type="probe", params={}))
+    for _ in range(120):
+        step(61)
+    broker.taken.clear()
+    store.scripts.run("announce", "other", 30_000, "another")
+    step(61)
+    step(61)
+    assert broker.taken == []
+    for _ in range(2):
+        store.scripts.run("announce", "here", 30_000, "probe", "another")
+        step(61)
+    assert broker.taken == ["a"]
+
+
 def test_a_queue_that_takes_nothing_is_tried_once_a_step_and_holds_up_no_other(store: RedisJobStore) -> None:
     broker = Broker()
     broker.away = {"bad"}

@@ -13,7 +13,7 @@ from cl_ml_tools.celery_bridge.attendant import Attendant
 from cl_ml_tools.celery_bridge.handed_down import hand_down
 from cl_ml_tools.celery_bridge.installation import NODE_VARIABLE, installations
 from cl_ml_tools.celery_bridge.keeper import Keeper
-from cl_ml_tools.celery_bridge.queues import PREFIX
+from cl_ml_tools.celery_bridge.queues import PREFIX, queue_name
 from cl_ml_tools.celery_bridge.spawned import remember_places
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.errors import StoreUnavailableError
@@ -30,7 +30,7 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._installation = installations[parent.app]
         pool = parent.pool_cls.__module__.rsplit(".", 1)[-1]
         if pool in ("gevent", "eventlet"):
-            if self._takes_jobs(parent):
+            if self._queues_of_ours(parent):
                 raise ImproperlyConfigured(
                     f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
                     "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
@@ -38,6 +38,11 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             # A worker for other tasks of its app: that is none of our business.
             self.enabled = False
             return
+        if unknown := self._queues_of_ours(parent) - set(map(queue_name, self._installation.task_types)):
+            raise ImproperlyConfigured(
+                f"this node has no plugin for {', '.join(sorted(unknown))}: it would throw the jobs' messages away. "
+                f"Installed here: {', '.join(map(queue_name, self._installation.task_types)) or 'none'}."
+            )
         remember_places(parent.app)
         hand_down(NODE_VARIABLE, f"{parent.hostname}:{os.getpid()}:{secrets.token_hex(4)}")
         self._spool = OutcomeSpool.create()
@@ -52,7 +57,7 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         installation = self._installation
         try:
             installation.repository.check_broker()
-            if self._takes_jobs(parent):
+            if self._queues_of_ours(parent):
                 # What it only complains of the sweep tells.
                 check_storage(installation.storage, installation.store)
         except StoreUnavailableError as error:
@@ -62,8 +67,8 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         Keeper(installation).start()
         Announcer(installation, parent).start()
 
-    def _takes_jobs(self, parent: Any) -> bool:
-        return any(name.startswith(PREFIX) for name in parent.app.amqp.queues.consume_from)
+    def _queues_of_ours(self, parent: Any) -> set[str]:
+        return {name for name in parent.app.amqp.queues.consume_from if name.startswith(PREFIX)}
 
     def stop(self, parent: Any) -> None:
         """Nothing: called at the beginning of a warm shutdown, while jobs still run."""

@@ -11,6 +11,7 @@ from celery.worker import state as worker_state
 
 from cl_ml_tools.celery_bridge.ending import Ending
 from cl_ml_tools.celery_bridge.installation import Installation
+from cl_ml_tools.celery_bridge.queues import job_id_of
 from cl_ml_tools.celery_bridge.request import JobRequest
 from cl_ml_tools.common.job_leases import RunState
 from cl_ml_tools.errors import StoreUnavailableError
@@ -51,7 +52,7 @@ class Keeper:
         self._installation = installation
         # By the object: another request may get the address of one that has ended.
         self._held: WeakSet[JobRequest] = WeakSet()
-        self._revoked: WeakSet[JobRequest] = WeakSet()
+        self._revoked: set[str] = set()
         self._stop_since: dict[JobRequest, float] = {}
         self._endings: dict[JobRequest, Ending] = {}
         self._thread = threading.Thread(target=self._loop, name="cl_ml_tools-keeper", daemon=True)
@@ -68,7 +69,7 @@ class Keeper:
         """
         installation = self._installation
         requests = _running_requests()
-        self._tell_of_revokes(requests)
+        self._tell_of_revokes()
         states = installation.store.extend(
             installation.node,
             [(request.job_id, None) for request in requests],
@@ -110,18 +111,20 @@ class Keeper:
                 ending.finish()
                 del self._endings[request]
 
-    def _tell_of_revokes(self, requests: list[JobRequest]) -> None:
-        """Have runs cancelled whose Celery task was revoked.
+    def _tell_of_revokes(self) -> None:
+        """Have jobs cancelled whose Celery task was revoked.
 
         Celery itself stops only what it is told to terminate, only on prefork, and not when a refused duplicate
-        has made it forget the run.
+        has made it forget the run. Of a task that waits it remembers the revoke for as long as the worker lives.
         """
         attendant = self._installation.attendant
-        for request in requests:
-            is_revoked = request.id in worker_state.revoked
-            if is_revoked and request not in self._revoked and attendant is not None:
-                self._revoked.add(request)
-                attendant.revoked(request.job_id, request.id, None)
+        if attendant is None:
+            return
+        revoked = set(worker_state.revoked)
+        for task_id in revoked - self._revoked:
+            # Another task of the app's names no job.
+            attendant.revoked(job_id_of(task_id), task_id, None)
+        self._revoked = revoked
 
     def _end_when_stubborn(self, request: JobRequest, state: RunState) -> None:
         """End the pool process of a run that goes on although it was told to stop."""

@@ -29,6 +29,11 @@ def celery_task_id(job_id: str, retries: int) -> str:
     return f"{job_id}.{retries}" if retries else job_id
 
 
+def job_id_of(task_id: str) -> str:
+    """The id of the job that a Celery task of ours is about; job ids have no dots."""
+    return task_id.partition(".")[0]
+
+
 def queue_name(task_type: str) -> str:
     """The name of the queue that carries jobs of this type."""
     return f"{PREFIX}{task_type}"

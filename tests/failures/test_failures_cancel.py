@@ -303,6 +303,26 @@ def test_a_job_revoked_before_it_runs_ends_cancelled(
     assert starts(probe_log, waiting) == 0
 
 
+def test_a_revoke_of_a_job_that_waits_is_no_matter_of_the_worker_that_heard_it(
+    start_worker: StartWorker,
+    submit: Submit,
+    repository: CeleryJobRepository,
+    probe_log: ProbeLog,
+    control: Any,
+    tmp_path: Path,
+) -> None:
+    """Celery remembers a revoke for as long as the worker lives."""
+    gate = tmp_path / "gate"
+    start_worker("-c", "1", **QUICK)
+    running(submit, probe_log, ["wait_for", str(gate)])
+    waiting, other = submit(), submit()
+    assert control.revoke([waiting, str(uuid4())], reply=True, timeout=5)
+    job = ended(repository, waiting)
+    assert (job.status, job.attempt) == ("cancelled", 0)
+    gate.touch()
+    assert ended(repository, other).status == "completed"
+
+
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 @pytest.mark.parametrize("step", ["wait_for", pytest.param("await_for", marks=LONG)])
 def test_a_running_job_that_is_terminated_ends_cancelled(
