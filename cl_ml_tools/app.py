@@ -112,7 +112,10 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     app.add_exception_handler(HTTPException, answer_with_problem)
     plugins = create_master_router(repository, storage, get_current_user, is_admin=is_admin)
     app.include_router(plugins, prefix="/api")
-    app.include_router(create_service_router(repository, get_current_user, plugins=plugins), prefix="/api")
+    app.include_router(
+        create_service_router(repository, get_current_user, plugins=plugins, file_storage=storage),
+        prefix="/api",
+    )
     app.include_router(
         create_job_router(
             repository, get_current_user, watcher=watcher, file_storage=storage, is_admin=is_admin

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 
+from cl_ml_tools.common.file_storage import FileStorage, TellsRoom
 from cl_ml_tools.common.job_control import Service, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.errors import StorageFullError, StoreUnavailableError
 from cl_ml_tools.http_errors import UNAVAILABLE, ProblemRoute
 from cl_ml_tools.registry import installed_route_names
 from cl_ml_tools.submission import ask
@@ -79,6 +80,7 @@ def create_service_router(
     get_current_user: Callable[..., Any],
     *,
     plugins: APIRouter,
+    file_storage: FileStorage | None = None,
     max_wait_seconds: float = 600.0,
 ) -> APIRouter:
     """The routes ``/plugins``, ``/health/live`` and ``/health/ready``, to be included in any app.
@@ -87,6 +89,7 @@ def create_service_router(
         repository: any repository; one that is a `TellsService` says who serves it.
         get_current_user: any FastAPI dependency, asked for ``/plugins``; the others are open.
         plugins: what `cl_ml_tools.master.create_master_router` has made.
+        file_storage: has the jobs' files; one that is a `TellsRoom` makes the service not ready when it takes none.
         max_wait_seconds: a job that waits longer makes the service not ready.
     """
     router = APIRouter(tags=["service"], route_class=ProblemRoute)
@@ -116,8 +119,11 @@ def create_service_router(
         responses={503: {"model": Readiness, "description": "Something is wrong; `faults` says what."}},
     )
     async def ready(response: Response) -> Readiness:
-        """Redis and the broker answer, each task has a worker that consumes, and no job waits for too long."""
+        """Redis and the broker answer, uploads and jobs are taken, each task has a worker that consumes, and no job
+        waits for too long."""
         readiness = await _readiness(repository, sorted(schemas), max_wait_seconds)
+        if fault := await _storage_fault(file_storage):
+            readiness = readiness.model_copy(update={"ready": False, "faults": [*readiness.faults, fault]})
         if not readiness.ready:
             response.status_code = 503
         response.headers["Cache-Control"] = "no-store"
@@ -130,7 +136,11 @@ async def _readiness(repository: JobRepository, task_types: list[str], max_wait_
     if not isinstance(repository, TellsService):
         return Readiness(ready=True)
     faults: list[str] = []
-    service, broker_fault = await asyncio.gather(_service(repository), _broker_fault(repository))
+    service, fault, broker_fault = await asyncio.gather(
+        _service(repository), _record_fault(repository), _broker_fault(repository)
+    )
+    if service is not None and fault:
+        faults.append(fault)
     if service is None:
         faults.append("The store of job records does not answer.")
         service = Service({}, None)
@@ -153,6 +163,27 @@ async def _service(repository: TellsService) -> Service | None:
             return await to_thread.run_sync(repository.service, abandon_on_cancel=True)
     except (StoreUnavailableError, TimeoutError):
         return None
+
+
+async def _record_fault(repository: TellsService) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await to_thread.run_sync(repository.check_takes_jobs, abandon_on_cancel=True)
+    except (StoreUnavailableError, TimeoutError) as error:
+        return f"The store of job records takes no jobs: {str(error) or 'it does not answer'}"
+    return None
+
+
+async def _storage_fault(storage: object) -> str | None:
+    if not isinstance(storage, TellsRoom):
+        return None
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await to_thread.run_sync(storage.check_takes_uploads, abandon_on_cancel=True)
+    except (StorageFullError, OSError) as error:
+        # A time-out is an OSError, too: a share whose server is away hangs.
+        return f"The storage takes no uploads: {str(error) or 'it does not answer'}"
+    return None
 
 
 async def _broker_fault(repository: TellsService) -> str | None:

@@ -24,7 +24,10 @@ from cl_ml_tools.settings import PREFIX, Settings
 DOCS = ROOT / "docs"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
-NOT_RUN = ["production.md: the server's configuration, not ours"]
+NOT_RUN = [
+    "production.md: the server's configuration, not ours",
+    "production.md: systemd's configuration, not ours",
+]
 """All blocks that nothing looks into, and why."""
 
 NOT_OURS = {"curl", "export", "cd", "pip", "python", "python3"}

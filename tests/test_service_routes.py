@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
-from harness import Process, wait_until
+from harness import Environment, Process, wait_until
 from plain_implementations import MemoryRepository
 
 from cl_ml_tools.app import create_app
@@ -137,6 +139,32 @@ def test_a_job_that_waits_for_too_long_is_a_fault(
     with TestClient(app) as client:
         faults = client.get("/health/ready").json()["faults"]
     assert any("waits for 100 s; 60 s is the limit" in fault for fault in faults)
+
+
+def test_a_redis_that_is_full_makes_the_service_not_ready(start_master: Callable[..., Process]) -> None:
+    """It answers every question, and every upload gets 503."""
+    with EmbeddedRedis() as server:
+        master = start_master(
+            CL_ML_TOOLS_REDIS_URL=server.redis_url, CL_ML_TOOLS_BROKER_URL=server.broker_url
+        )
+        with redis.Redis.from_url(server.redis_url) as client:
+            client.config_set("maxmemory", "1")
+        status, body = readiness(master.url)
+    assert status == 503
+    (fault,) = [fault for fault in body["faults"] if "takes no jobs" in fault]
+    assert "maxmemory" in fault
+
+
+def test_a_storage_that_takes_no_uploads_makes_the_service_not_ready(
+    start_master: Callable[..., Process], environment: Environment
+) -> None:
+    master = start_master(CL_ML_TOOLS_MIN_FREE_BYTES=str(10**18))
+    assert upload(master.url).status_code == 507
+    status, body = readiness(master.url)
+    assert status == 503
+    assert any("The storage takes no uploads: 1000000000000000000 bytes" in fault for fault in body["faults"])
+    shutil.rmtree(environment.variables["CL_ML_TOOLS_STORAGE_DIR"])
+    assert any("The storage takes no uploads: " in fault for fault in readiness(master.url)[1]["faults"])
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])

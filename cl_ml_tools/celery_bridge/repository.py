@@ -169,6 +169,10 @@ class CeleryJobRepository:
         workers = Counter(member.partition(" ")[2] for member in serving)
         return Service(dict(workers), int(oldest_ms) / 1000 if oldest_ms else None)
 
+    def check_takes_jobs(self) -> None:
+        """See `cl_ml_tools.common.job_control.TellsService.check_takes_jobs`."""
+        self.store.check_takes_jobs()
+
     def reach_broker(self) -> None:
         """See `cl_ml_tools.common.job_control.TellsService.reach_broker`."""
         with self._app.connection_for_write() as connection:

@@ -74,6 +74,20 @@ def limits_of_uploads(storage: object) -> UploadLimits:
 
 
 @runtime_checkable
+class TellsRoom(Protocol):
+    """A storage that knows whether it takes uploads now."""
+
+    def check_takes_uploads(self) -> None:
+        """Return if it does.
+
+        Raises:
+            StorageFullError: there is no room.
+            OSError: files cannot be made.
+        """
+        ...
+
+
+@runtime_checkable
 class FileStorage(Protocol):
     """Keeps the inputs and outputs of jobs, a directory for each job."""
 

@@ -145,6 +145,14 @@ class TellsService(Protocol):
         """What workers have said of themselves within `SERVING_SECONDS`."""
         ...
 
+    def check_takes_jobs(self) -> None:
+        """Return if a job could be stored now.
+
+        Raises:
+            StoreUnavailableError: none can.
+        """
+        ...
+
     def reach_broker(self) -> None:
         """Return when the broker answers.
 

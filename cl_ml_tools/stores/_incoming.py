@@ -58,7 +58,7 @@ class Incoming:
         """Append the chunk; ``size`` and ``sha256`` follow."""
         with self._lock, lack_of_room_told(self._job_dir):
             file, left = self._opened(), memoryview(chunk)
-            self._check_room(len(chunk))
+            check_room(self._job_dir, self._min_free_bytes, len(chunk))
             while left:
                 left = left[file.write(left) :]
             self._digest.update(chunk)
@@ -106,16 +106,6 @@ class Incoming:
             finally:
                 self._path.unlink(missing_ok=True)
 
-    def _check_room(self, size: int) -> None:
-        if not self._min_free_bytes:
-            return
-        disk = os.statvfs(self._job_dir)
-        if disk.f_bavail * disk.f_frsize - size < self._min_free_bytes:
-            raise StorageFullError(
-                f"{self._min_free_bytes} bytes are kept free on the disk of {self._job_dir}: free some space, or "
-                f"set CL_ML_TOOLS_STORAGE_DIR to another disk"
-            )
-
     def _opened(self) -> BinaryIO:
         if self._discarded:
             raise RuntimeError("the upload was discarded")
@@ -158,6 +148,22 @@ class Incoming:
         except OSError:
             path.unlink(missing_ok=True)
             raise
+
+
+def check_room(directory: Path, min_free_bytes: int, size: int = 0) -> None:
+    """Return if ``size`` bytes more leave room enough on the disk.
+
+    Raises:
+        StorageFullError: they do not.
+    """
+    if not min_free_bytes:
+        return
+    disk = os.statvfs(directory)
+    if disk.f_bavail * disk.f_frsize - size < min_free_bytes:
+        raise StorageFullError(
+            f"{min_free_bytes} bytes are kept free on the disk of {directory}: free some space, or "
+            f"set CL_ML_TOOLS_STORAGE_DIR to another disk"
+        )
 
 
 @contextmanager

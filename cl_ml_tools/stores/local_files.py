@@ -16,7 +16,13 @@ from cl_ml_tools.common.file_storage import ATTEMPT_PREFIX, ReusedFile, SavedFil
 from cl_ml_tools.errors import InvalidJobIdError, UploadTooLargeError
 from cl_ml_tools.file_names import check_job_id, safe_file_name
 from cl_ml_tools.output_files import find_output
-from cl_ml_tools.stores._incoming import CHUNK_BYTES, INCOMING_PREFIX, Incoming, lack_of_room_told
+from cl_ml_tools.stores._incoming import (
+    CHUNK_BYTES,
+    INCOMING_PREFIX,
+    Incoming,
+    check_room,
+    lack_of_room_told,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +179,12 @@ class LocalFileStorage:
     def record_mark(self) -> Path:
         """The file that names the record of jobs whose files these are."""
         return self.base_dir / ".record"
+
+    def check_takes_uploads(self) -> None:
+        """See `cl_ml_tools.common.file_storage.TellsRoom.check_takes_uploads`."""
+        check_room(self.base_dir, self.min_free_bytes)
+        with lack_of_room_told(self.base_dir):
+            self.check_writable()
 
     def check_writable(self) -> None:
         """Return if files can be made here.

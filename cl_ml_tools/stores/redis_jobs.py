@@ -131,6 +131,14 @@ class RedisJobStore:
 
         return self.scripts.call(agree)
 
+    def check_takes_jobs(self) -> None:
+        """Return if something can be stored here now: a server that is full, or a replica, still answers questions.
+
+        Raises:
+            StoreUnavailableError: nothing can.
+        """
+        self.scripts.call(lambda: self.client.hset(self.keys("meta"), "probe", "1"))
+
     def has_storage(self) -> bool:
         """Whether a storage is tied to this record."""
         return bool(self.scripts.call(lambda: self.client.hexists(self.keys("meta"), "has_storage")))
