@@ -263,9 +263,8 @@ class CeleryJobRepository:
         self.store.bind_broker(broker_fingerprint(self._app))
 
     def close(self) -> None:
-        """Close the connections to the record and to the broker."""
+        """Close the connections to the record. Those to the broker are the app's."""
         self.store.close()
-        self._app.close()
 
     def send(self, dispatch: Dispatch) -> bool:
         """Send the message that starts a job; False when the broker did not take it, which is logged.
