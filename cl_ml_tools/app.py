@@ -82,6 +82,7 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
 
     settings = settings or Settings.from_environment()
+    _log_with_time()
     repository = create_repository(settings)
     watcher = RedisJobWatcher(
         settings.redis_url, prefix=settings.key_prefix, timeout_seconds=settings.redis_timeout_seconds
@@ -128,6 +129,17 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     )
     describe_refusals(app)
     return app
+
+
+def _log_with_time() -> None:
+    """uvicorn configures its own loggers only: what the master says would come bare, and below a warning not at all."""
+    ours = logging.getLogger("cl_ml_tools")
+    if logging.root.handlers or ours.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
 
 
 async def _refuse_unknown_task(task_type: str) -> None:

@@ -5,10 +5,12 @@ Longer than other test files, since the acts share their stagings: lost replies,
 
 import json
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from harness import all_jobs, wait_until
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from cl_ml_tools.common.job_control import Submission
 from cl_ml_tools.common.job_leases import (
     Claim,
     Dispatch,
@@ -39,6 +42,7 @@ from cl_ml_tools.errors import (
     StoreUnavailableError,
     SubmissionTooLateError,
 )
+from cl_ml_tools.stores._keys import KEYS
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -858,6 +862,29 @@ def test_nothing_but_the_permanent_keys_stays_when_all_jobs_are_deleted(store: R
     # Their sizes go by the number of lines, not of jobs.
     permanent = {"sequences", "seen", "lines", "watched", "meta", "events"}
     assert set(raw(store).scan_iter()) <= {store.keys(name) for name in permanent}
+
+
+def test_every_key_is_of_the_type_that_the_table_of_keys_tells(store: RedisJobStore) -> None:
+    add(store, job("a"), created_by="ann")
+    add(store, job("b"))
+    add(store, job("e"), expires=datetime.now(UTC) + timedelta(hours=1))
+    store.identity()
+    add(store, job("c"), not_before=datetime.now(UTC) + timedelta(hours=1))
+    add(store, job("d"), submission=Submission("key", "f" * 64), created_by="ann")
+    store.claim("a", token="t", owner=HERE, sequence=1, lease_seconds=30)
+    start(store, "b")
+    store.finish("b", token="t", outcome=DONE)
+    store.scripts.run("announce", "here", 30_000, "probe")
+    store.scripts.run("recover_messages", 1000, 1000, 10)
+    store.claim_turn("sweep", 60)
+    client = raw(store)
+    seen = set()
+    for name in client.scan_iter():
+        tail = name.removeprefix(store.keys.root)
+        (key,) = [key for key in KEYS if (tail.startswith(key.suffix) if key.takes else tail == key.suffix)]
+        assert re.match(rf"{client.type(name)}\b", key.redis_type), name
+        seen.add(key.function)
+    assert seen == {key.function for key in KEYS}
 
 
 def test_every_key_is_under_the_prefix_and_in_one_slot(redis_server: EmbeddedRedis) -> None:
