@@ -118,25 +118,6 @@ def test_each_poller_and_each_type_that_it_polls_for_is_told(repository: CeleryJ
     assert repository.service().workers == {"a": 1, "b": 1, "c": 1}
 
 
-@pytest.mark.redis_broker
-def test_a_poller_serves_for_as_long_as_it_keeps_the_lease_of_its_job(
-    submit: Submit, repository: CeleryJobRepository
-) -> None:
-    client: Any = repository.store.client
-    one = Owner("one", 1)
-    submit(task_type="probe")
-    claim = repository.claim_next_job(["probe", "probe_other"], owner=one, lease_seconds=30)
-    assert claim is not None
-    run = [(claim.job.job_id, claim.token)]
-    for _ in range(5):
-        client.hincrby(repository.store.keys("meta"), "time_offset_ms", 20_000)
-        repository.store.extend("one", run, lease_seconds=30)
-    assert repository.service().workers == {"probe": 1}, "what it does not do is not known"
-    assert client.pttl(repository.store.keys("serving")) > 20_000
-    client.hincrby(repository.store.keys("meta"), "time_offset_ms", 31_000)
-    assert repository.service().workers == {}
-
-
 def test_messages_of_jobs_that_are_not_to_be_done_are_taken_out(
     submit: Submit, repository: CeleryJobRepository
 ) -> None:

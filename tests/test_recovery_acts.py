@@ -128,6 +128,37 @@ def test_a_server_that_is_full_still_lets_go_what_was_kept_long_enough(own_serve
         assert store.get("a") is None
 
 
+def test_after_an_outage_everybody_has_a_lease_to_say_that_they_live(
+    store: RedisJobStore, recovery: RedisRecovery, wait: Callable[[float], None]
+) -> None:
+    add(store)
+    claim(store)
+    store.extend("another", [], lease_seconds=LEASE_SECONDS)
+    wait(10 * LEASE_SECONDS)
+    for status in ("processing", "processing", "processing", "queued"):
+        recover(recovery, lambda _: True, lambda _: None)
+        assert record(store).status == status
+        wait(LEASE_SECONDS / 3 + 1)
+
+
+def test_who_keeps_the_lease_of_a_job_serves_its_type(
+    store: RedisJobStore, wait: Callable[[float], None]
+) -> None:
+    def serving() -> list[str]:
+        return list(store.scripts.run("service"))[1:]
+
+    store.scripts.run("announce", "here", 30_000, "probe", "other")
+    add(store)
+    claim(store)
+    for _ in range(4):
+        wait(20)
+        store.extend("here", [("a", "t")], lease_seconds=LEASE_SECONDS)
+    assert serving() == ["here probe"]
+    store.scripts.run("announce", "here", 30_000)
+    store.extend("here", [("a", "t")], lease_seconds=LEASE_SECONDS)
+    assert serving() == [], "it has said so itself"
+
+
 def test_a_clock_that_goes_back_keeps_no_lease_of_a_dead_node_alive(
     store: RedisJobStore, recovery: RedisRecovery, wait: Callable[[float], None]
 ) -> None:
