@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
@@ -33,6 +34,9 @@ FROM_JOB = "from_job"
 
 FROM_OUTPUT = "from_output"
 """The field, which may be repeated, that says which of its outputs."""
+
+MAX_UNKNOWN_FIELDS = 20
+"""How many fields that the form does not have are told to whoever sent them."""
 
 _TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
 
@@ -102,14 +106,38 @@ def too_many_files(most: int) -> RequestValidationError:
     return _refused_files(f"One job takes at most {most} files; more were sent.", most + 1)
 
 
+@cache
+def known_names(schema: type[BaseJobParams]) -> frozenset[str]:
+    """What the form's fields are called: those of the schema, and those that each form has."""
+    return _TAKEN | set(form_names(schema).values())
+
+
+def unknown_field_faults(schema: type[BaseJobParams], sent: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """The refusal of fields that the form does not have, if the schema's ``extra`` is ``forbid``.
+
+    Args:
+        schema: the task's parameters.
+        sent: the first value of each such field, None for a file.
+    """
+    if schema.model_config.get("extra") != "forbid":
+        return []
+    known = sorted(known_names(schema))
+    faults = []
+    for name, value in sent.items():
+        near = get_close_matches(name, known, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        message = f"There is no such field{meant}"
+        faults.append({"type": "extra_forbidden", "loc": ("body", name), "msg": message, "input": value})
+    return faults
+
+
 def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
-    """Refuse a file that is sent as a field of text; a field that no form has is nobody's business.
+    """Refuse a file that is sent as a field of text.
 
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    texts = set(form_names(schema).values()) | _TAKEN - {"file"}
-    if name in texts:
+    if name in known_names(schema) - {"file"}:
         message = "Text is needed here; a file was sent."
         raise RequestValidationError(
             [{"type": "value_error", "loc": ("body", name), "msg": message, "input": None}]

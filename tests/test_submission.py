@@ -453,6 +453,86 @@ def test_a_field_may_be_named_response(repository: MemoryRepository, storage: Lo
     assert repository.only_job.params["response"] == "yes"
 
 
+# --- fields that no form has
+
+
+class Exact(BaseJobParams):
+    model_config = ConfigDict(extra="forbid")
+
+    width: int = 1
+    height: int = 1
+
+
+def exact_client(repository: MemoryRepository, storage: LocalFileStorage) -> TestClient:
+    return client_of(
+        repository, storage, factory=upload_route("exact", Exact, output_name=lambda name, _: name)
+    )
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the file", "after it"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("widht", "; did you mean 'width'?"),
+        ("Height", "; did you mean 'height'?"),
+        ("priorty", "; did you mean 'priority'?"),
+        ("zoom", "."),
+        ("", "."),
+        ("input_paths", "."),
+    ],
+)
+def test_a_field_that_a_schema_forbids_is_refused_by_its_name(
+    name: str, meant: str, late: bool, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    fields: list[Any] = [(name, (None, "5"))]
+    with exact_client(repository, storage) as client:
+        answer = client.post("/jobs/exact", files=letters(1) + fields if late else fields + letters(1))
+    assert answer.status_code == 422
+    told = {"type": "extra_forbidden", "loc": ["body", name], "msg": f"There is no such field{meant}"}
+    assert answer.json()["detail"] == [{**told, "input": "5"}]
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+def test_a_forbidden_field_is_told_with_all_other_faults(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with exact_client(repository, storage) as client:
+        form = {"widht": "5", "height": "tall"}
+        for files in (PICTURE, None):
+            answer = client.post("/jobs/exact", data=form, files=files)
+            assert answer.status_code == 422
+            assert {entry["loc"][1] for entry in answer.json()["detail"]} == {"widht", "height"}
+
+
+def test_a_file_under_a_name_that_a_schema_forbids_is_refused(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with exact_client(repository, storage) as client:
+        answer = client.post("/jobs/exact", files=[*letters(1), ("flie", ("b.png", b"x"))])
+    assert answer.status_code == 422
+    (entry,) = answer.json()["detail"]
+    assert (entry["loc"], entry["msg"]) == (["body", "flie"], "There is no such field; did you mean 'file'?")
+    assert not kept_jobs(storage)
+
+
+def test_what_no_form_has_is_ignored_and_the_answer_names_it(
+    client: TestClient, repository: MemoryRepository
+) -> None:
+    fields: list[Any] = [("text", (None, "x")), ("titel", (None, "y")), ("titel", (None, "z"))]
+    more: list[Any] = [("mask", ("m.png", b"x")), ("colour", (None, "1"))]
+    answer = client.post("/jobs/stamp", files=fields + letters(1) + more)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["ignored_fields"] == ["titel", "mask", "colour"]
+    assert set(repository.only_job.params).isdisjoint(answer.json()["ignored_fields"])
+
+
+def test_an_answer_names_no_more_ignored_fields_than_anybody_reads(client: TestClient) -> None:
+    form = {"text": "x", **{f"f{number}": "" for number in range(500)}}
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    assert answer.json()["ignored_fields"] == [f"f{number}" for number in range(20)]
+
+
 # --- what a form can carry
 
 
