@@ -128,6 +128,19 @@ def keys_of(value: Any) -> set[str]:
     return set(value) | {f"{name}.{below}" for name, inner in value.items() for below in keys_of(inner)}
 
 
+def test_the_client_of_the_page_repeats_a_field_for_a_list(
+    service: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(PAGE, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from media_client import MediaClient  # type: ignore[import-not-found]
+
+    client = MediaClient(service.url)
+    job_id = client.upload("image_thumbnail", tmp_path / "photo.jpg", sizes=[32, 16], priority=7)
+    job = json.load(client.ask("GET", f"/jobs/{job_id}?wait=30"))
+    assert (job["params"]["sizes"], job["priority"], len(job["outputs"])) == ([32, 16], 7, 2)
+
+
 def test_the_client_of_the_page_uploads_follows_and_downloads(service: Process, tmp_path: Path) -> None:
     (script,) = write_files(PAGE, tmp_path)
     done = subprocess.run(
