@@ -23,7 +23,9 @@ from cl_ml_tools.form_fields import (
     form_names,
     has_early_validator,
     infinite_values,
+    is_json_text,
     is_list,
+    is_made_of_text,
     spelled_out,
 )
 
@@ -245,10 +247,17 @@ def _form_parameter(name: str, field: FieldInfo, sent_as: str) -> inspect.Parame
         json_schema_extra=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else None,
     )
     annotated: Any = Annotated  # what stands between its brackets is known at run time only
-    annotation = annotated[(spelled_out(field.annotation), *field.metadata, WrapValidator(_as_sent), form)]
+    kind = (spelled_out(field.annotation), *field.metadata)
+    made_of_text = is_made_of_text(field)
+    if made_of_text and not is_json_text(field):
+        # FastAPI would read a model's own fields from the form, not the text that it is made of.
+        kind = (list[str] if is_list(field) else str,)
+    annotation = annotated[(*kind, WrapValidator(_as_sent), form)]
     if field.is_required():
         return _parameter(name, annotation)
-    return _parameter(name, annotation, default=field.default if field.default_factory is None else None)
+    # A default that is no text could not be read as such; where there is none, the schema takes its own.
+    has_default = field.default_factory is None and not made_of_text
+    return _parameter(name, annotation, default=field.default if has_default else None)
 
 
 def _as_sent(value: Any, _validate: Callable[[Any], Any]) -> Any:

@@ -15,11 +15,16 @@ from pathlib import Path
 import httpx2
 import pytest
 from doc_blocks import PAGES, Block, anchors_of, blocks_of, commands_of, request_of, write_files
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from harness import PROBE_PLUGINS, ROOT, Environment, Process, all_jobs, ended, free_port, wait_until
 from PIL import Image
+from plain_implementations import MemoryRepository
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.settings import PREFIX, Settings
+from cl_ml_tools.stores.local_files import LocalFileStorage
+from cl_ml_tools.submission import upload_route
 
 DOCS = ROOT / "docs"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -241,6 +246,25 @@ def test_the_plugin_of_a_page_does_a_job_from_its_upload_to_its_output(
     assert job.task_output is not None
     (output,) = job.task_output["processed_files"]
     assert Path(output).stat().st_size > 0
+
+
+def test_the_schema_of_a_page_reads_the_json_text_that_the_page_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(DOCS / "plugins.md", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from cropping import Box, CropParams  # type: ignore[import-not-found]
+
+    (sent,) = re.findall(r"`-F 'box=(.+?)'`", (DOCS / "plugins.md").read_text())
+    repository = MemoryRepository()
+    app = FastAPI()
+    factory = upload_route("crop", CropParams, output_name=lambda name, _: name)
+    app.include_router(factory(repository, LocalFileStorage(tmp_path), lambda: None))
+    with TestClient(app) as client:
+        answer = client.post("/jobs/crop", data={"box": sent}, files={"file": ("a.png", b"x")})
+    assert answer.status_code == 200, answer.text
+    params = CropParams.model_validate(repository.only_job.params)
+    assert (params.box, params.frame, params.weights) == (Box(left=1, top=2), None, {})
 
 
 def test_the_test_of_the_plugins_page_passes(tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ def upload_route(
             returns is reduced to a safe name, and numbered when another output has it.
 
     The factory raises ValueError for a field that is named ``file``, ``from_job``, ``from_output`` or ``priority``, or
-    that no form can carry, such as a model or a dict: write a route of your own with `submit_uploads` then. So it does
-    for one whose value would not reach the worker: a secret, which is stored as asterisks, or ``exclude=True``.
+    that no form can carry, such as a model or a dict: make it ``Json[...]``, which is sent as JSON text, or write a
+    route of your own with `submit_uploads`. So it does for one whose value would not reach the worker: a secret, which
+    is stored as asterisks, or ``exclude=True``.
     """
 
     def create_router(
