@@ -53,7 +53,11 @@ def create_storage(settings: Settings | None = None) -> LocalFileStorage:
 
 
 def create_celery_app(settings: Settings | None = None) -> Celery:
-    """A Celery app whose workers run the jobs of the task types installed on their node."""
+    """A Celery app whose workers run the jobs of the task types installed on their node.
+
+    The limits of pictures (``max_picture_pixels``, ``max_picture_frames``) are not taken from ``settings``: the plugins
+    read them from the environment of the worker's process.
+    """
     return _create_celery(settings or Settings.from_environment())[0]
 
 

@@ -25,7 +25,7 @@ def ml(ctx: click.Context, **_: Any) -> None:
     "fields",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A field of the upload's form, such as format=webp. Can be repeated.",
+    help="A field of the upload's form, such as format=webp. Can be repeated, with one name for a list.",
 )
 def demo(picture: Path | None, task: str, fields: tuple[str, ...]) -> None:
     """Do one job, from the upload to the result.
@@ -36,12 +36,12 @@ def demo(picture: Path | None, task: str, fields: tuple[str, ...]) -> None:
     from cl_ml_tools.demo import run_demo
     from cl_ml_tools.errors import MLToolsError
 
-    form = {}
+    form = []
     for field in fields:
         name, equals, value = field.partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{field!r} is not NAME=VALUE", param_hint="--set")
-        form[name] = value
+        form.append((name, value))
     try:
         run_demo(picture, task, form)
     except MLToolsError as error:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ _FIELDS = {
 """What a task is asked for unless the user says otherwise."""
 
 
-def run_demo(picture: Path | None, task_type: str, fields: Mapping[str, str]) -> None:
+def run_demo(picture: Path | None, task_type: str, fields: Sequence[tuple[str, str]]) -> None:
     """Run one job on an installation of its own, from the upload to the result, and show how it goes.
 
     Args:
         picture: what is uploaded; None draws a picture.
         task_type: the task that does the job.
-        fields: of the upload's form, beside those that the demo fills in.
+        fields: of the upload's form, beside those that the demo fills in; a field of several values is there several
+            times.
 
     Raises:
         MLToolsError: it did not work; the message says why.
@@ -48,13 +49,15 @@ def run_demo(picture: Path | None, task_type: str, fields: Mapping[str, str]) ->
             with _connection_told(stack):
                 _check_task(client, task_type)
                 file = _drawn(Path(directory)) if picture is None else picture
-                form = {**_FIELDS.get(task_type, {}), **fields}
+                form = _form(task_type, fields)
                 click.echo(f"Uploading {file.name} ({_description(file)}) to {task_type}: {_form_text(form)}")
-                job_id = client.submit(task_type, file, form)
-            click.echo(f"Job {job_id}")
-            _follow(stack, client, job_id)
+                accepted = client.submit(task_type, file, form)
+            if accepted.ignored_fields:
+                click.echo(f"Ignored, as {task_type} has no such field: {', '.join(accepted.ignored_fields)}")
+            click.echo(f"Job {accepted.job_id}")
+            _follow(stack, client, accepted.job_id)
             with _connection_told(stack):
-                _show_outcome(client.job(job_id))
+                _show_outcome(client.job(accepted.job_id))
         except SystemExit:
             click.echo("Stopping ...")
             raise
@@ -202,5 +205,11 @@ def _description(file: Path) -> str:
         return size
 
 
-def _form_text(form: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in form.items()) or "no fields"
+def _form(task_type: str, fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    given = {name for name, _ in fields}
+    filled_in = _FIELDS.get(task_type, {}).items()
+    return [*(field for field in filled_in if field[0] not in given), *fields]
+
+
+def _form_text(form: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in form) or "no fields"

@@ -91,7 +91,17 @@ def _reads_names(schema: type[BaseJobParams]) -> bool:
 
 def is_list(field: FieldInfo) -> bool:
     """Whether a form repeats the field to send several values; so FastAPI has it too."""
-    return any(_is_list(kind) for kind in _choices(field.annotation))
+    return any(map(_is_list, _field_choices(field)))
+
+
+def is_made_of_text(field: FieldInfo) -> bool:
+    """Whether one text is sent for what is more than that: JSON text, or a model that the schema's author reads."""
+    return any(kind is Json or _is_model(kind) for kind in _field_choices(field))
+
+
+def is_json_text(field: FieldInfo) -> bool:
+    """Whether the field is ``Json[...]``, and no choice of such and others; FastAPI knows the first alone."""
+    return _has_json(field.metadata)
 
 
 def field_adapter(schema: type[BaseJobParams], field: FieldInfo) -> TypeAdapter[Any]:
@@ -146,7 +156,8 @@ def check_fields_can_be_sent(schema: type[BaseJobParams]) -> None:
         if fault := _fault(schema, name, field):
             raise ValueError(
                 f"{schema.__name__}.{name} {fault}. A form carries text, numbers, booleans, choices, dates, and "
-                f"lists of them: split the field into such, or write a route of your own with submit_uploads"
+                f"lists of them: split the field into such, make its type pydantic's Json[...], so that clients send "
+                f"it as JSON text, or write a route of your own with submit_uploads"
             )
 
 
@@ -173,13 +184,10 @@ def _loss(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | Non
 
 
 def _fault(schema: type[BaseJobParams], name: str, field: FieldInfo) -> str | None:
-    models = any(
-        isinstance(kind, type) and issubclass(kind, BaseModel) for kind in _choices(field.annotation)
-    )
-    if models and Json not in map(type, field.metadata):
-        return "is a model, which a form cannot carry"
     if sees_text(schema, name):
         return None
+    if any(map(_is_model, _field_choices(field))):
+        return "is a model, which a form cannot carry"
     try:
         described = field_adapter(schema, field).json_schema(mode="validation")
     except PydanticUserError as error:
@@ -226,16 +234,26 @@ def spelled_out(annotation: Any) -> Any:
     return annotation
 
 
+def _field_choices(field: FieldInfo) -> Iterator[Any]:
+    # Pydantic has taken an outer Annotated apart.
+    return iter([Json]) if is_json_text(field) else _choices(field.annotation)
+
+
 def _choices(annotation: Any) -> Iterator[Any]:
+    """The types of which a value is one; ``Json`` for one that is sent as JSON text, whatever is in it."""
     annotation = spelled_out(annotation)
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _choices(get_args(annotation)[0])
+        yield from [Json] if _has_json(get_args(annotation)[1:]) else _choices(get_args(annotation)[0])
     elif origin in (Union, types.UnionType):
         for choice in get_args(annotation):
             yield from _choices(choice)
     else:
         yield annotation
+
+
+def _has_json(metadata: Sequence[Any]) -> bool:
+    return any(entry is Json or type(entry) is Json for entry in metadata)
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -248,6 +266,10 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 def _is_secret(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, (Secret, SecretStr, SecretBytes))
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _is_list(kind: Any) -> bool:

@@ -24,6 +24,14 @@ class ServerEvent:
     data: str
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to an upload: the job's id, and the fields that the task does not have."""
+
+    job_id: str
+    ignored_fields: list[str]
+
+
 class MasterClient:
     """Speaks to the master over HTTP, one connection a request.
 
@@ -62,10 +70,10 @@ class MasterClient:
             if path.startswith(f"{_JOBS}/") and "post" in methods and "{" not in path
         )
 
-    def submit(self, task_type: str, file: Path, fields: Mapping[str, str]) -> str:
-        """Upload a file to a task, and return the job's id."""
+    def submit(self, task_type: str, file: Path, fields: Iterable[tuple[str, str]]) -> Accepted:
+        """Upload a file to a task; a field of several values is there several times."""
         boundary = secrets.token_hex(16)
-        head = b"".join(_form_field(boundary, name, value) for name, value in fields.items())
+        head = b"".join(_form_field(boundary, name, value) for name, value in fields)
         head += _file_head(boundary, file)
         tail = f"\r\n--{boundary}--\r\n".encode()
         headers = {
@@ -73,7 +81,7 @@ class MasterClient:
             "Content-Length": str(len(head) + file.stat().st_size + len(tail)),
         }
         answer = self._json("POST", f"{_JOBS}/{task_type}", _chunks(head, file, tail), headers)
-        return str(answer["job_id"])
+        return Accepted(str(answer["job_id"]), list(answer.get("ignored_fields") or ()))
 
     def job(self, job_id: str) -> dict[str, Any]:
         """How the job stands."""

@@ -48,7 +48,9 @@ class Settings(BaseModel):
         default=10, ge=1, description="A job that was lost with its node this often ends in `error`."
     )
     recovery_interval_seconds: float = Field(
-        default=10.0, gt=0.0, description="How often each worker looks for jobs that nobody looks after."
+        default=10.0,
+        gt=0.0,
+        description="How often each Celery worker looks for jobs that nobody looks after.",
     )
     lost_message_seconds: float = Field(
         default=60.0,
@@ -118,10 +120,13 @@ class Settings(BaseModel):
         default=50_000_000,
         ge=1,
         le=178_956_970,  # where Pillow itself refuses
-        description="Largest picture that is opened or made: pixels of all its frames or pages together.",
+        description="Largest picture that is opened or made: pixels of all its frames or pages together. Read from a "
+        "worker's environment alone.",
     )
     max_picture_frames: int = Field(
-        default=1000, ge=1, description="Most frames or pages that a picture may have."
+        default=1000,
+        ge=1,
+        description="Most frames or pages that a picture may have. Read from a worker's environment alone.",
     )
     redis_timeout_seconds: float = Field(
         default=2.0,

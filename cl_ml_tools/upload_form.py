@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +23,9 @@ from cl_ml_tools.form_fields import (
     form_names,
     has_early_validator,
     infinite_values,
+    is_json_text,
     is_list,
+    is_made_of_text,
     spelled_out,
 )
 
@@ -33,6 +36,9 @@ FROM_JOB = "from_job"
 
 FROM_OUTPUT = "from_output"
 """The field, which may be repeated, that says which of its outputs."""
+
+MAX_UNKNOWN_FIELDS = 20
+"""How many fields that the form does not have are told to whoever sent them."""
 
 _TAKEN = frozenset({"file", "priority", FROM_JOB, FROM_OUTPUT})
 
@@ -102,14 +108,38 @@ def too_many_files(most: int) -> RequestValidationError:
     return _refused_files(f"One job takes at most {most} files; more were sent.", most + 1)
 
 
+@cache
+def known_names(schema: type[BaseJobParams]) -> frozenset[str]:
+    """What the form's fields are called: those of the schema, and those that each form has."""
+    return _TAKEN | set(form_names(schema).values())
+
+
+def unknown_field_faults(schema: type[BaseJobParams], sent: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """The refusal of fields that the form does not have, if the schema's ``extra`` is ``forbid``.
+
+    Args:
+        schema: the task's parameters.
+        sent: the first value of each such field, None for a file.
+    """
+    if schema.model_config.get("extra") != "forbid":
+        return []
+    known = sorted(known_names(schema))
+    faults = []
+    for name, value in sent.items():
+        near = get_close_matches(name, known, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        message = f"There is no such field{meant}"
+        faults.append({"type": "extra_forbidden", "loc": ("body", name), "msg": message, "input": value})
+    return faults
+
+
 def check_may_be_file(schema: type[BaseJobParams], name: str) -> None:
-    """Refuse a file that is sent as a field of text; a field that no form has is nobody's business.
+    """Refuse a file that is sent as a field of text.
 
     Raises:
         RequestValidationError: FastAPI answers it with 422, in its usual shape.
     """
-    texts = set(form_names(schema).values()) | _TAKEN - {"file"}
-    if name in texts:
+    if name in known_names(schema) - {"file"}:
         message = "Text is needed here; a file was sent."
         raise RequestValidationError(
             [{"type": "value_error", "loc": ("body", name), "msg": message, "input": None}]
@@ -217,10 +247,17 @@ def _form_parameter(name: str, field: FieldInfo, sent_as: str) -> inspect.Parame
         json_schema_extra=field.json_schema_extra if isinstance(field.json_schema_extra, dict) else None,
     )
     annotated: Any = Annotated  # what stands between its brackets is known at run time only
-    annotation = annotated[(spelled_out(field.annotation), *field.metadata, WrapValidator(_as_sent), form)]
+    kind = (spelled_out(field.annotation), *field.metadata)
+    made_of_text = is_made_of_text(field)
+    if made_of_text and not is_json_text(field):
+        # FastAPI would read a model's own fields from the form, not the text that it is made of.
+        kind = (list[str] if is_list(field) else str,)
+    annotation = annotated[(*kind, WrapValidator(_as_sent), form)]
     if field.is_required():
         return _parameter(name, annotation)
-    return _parameter(name, annotation, default=field.default if field.default_factory is None else None)
+    # A default that is no text could not be read as such; where there is none, the schema takes its own.
+    has_default = field.default_factory is None and not made_of_text
+    return _parameter(name, annotation, default=field.default if has_default else None)
 
 
 def _as_sent(value: Any, _validate: Callable[[Any], Any]) -> Any:

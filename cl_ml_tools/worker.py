@@ -52,6 +52,9 @@ class Worker:
     (`cl_ml_tools.celery_bridge.CeleryJobRepository`) a thread extends the job's lease meanwhile, and any
     number of these workers and of Celery workers share the jobs.
 
+    It does not recover: on such a repository it starts no lost job again, no try that had to wait, and sweeps nothing.
+    A Celery worker, or ``celery -A cl_ml_tools ml recover --for 120`` again and again, has to run beside it.
+
     Args:
         repository: any repository of jobs.
         task_registry: tasks by task type; all installed ones unless given.

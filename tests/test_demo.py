@@ -127,6 +127,16 @@ def test_the_demo_converts_a_given_picture_with_a_redis_that_runs_already_where_
     assert command.left() == []
 
 
+def test_a_field_may_be_set_again_and_one_that_the_task_does_not_have_is_told(command: Command) -> None:
+    sizes = ("--set", "sizes=32", "--set", "sizes=16")
+    code, output, errors = command.run("demo", "--task", "image_thumbnail", *sizes, "--set", "titel=x")
+    assert (code, errors) == (0, "")
+    assert "sizes=32, sizes=16, titel=x" in output
+    assert "Ignored, as image_thumbnail has no such field: titel" in output
+    assert len(re.findall(r"^Result: ", output, re.MULTILINE)) == 2
+    assert command.left() == []
+
+
 def test_a_form_that_is_refused_is_told_and_nothing_is_left(command: Command) -> None:
     code, _, errors = command.run("demo", "--set", "width=0")
     assert code == 1

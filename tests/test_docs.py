@@ -1,5 +1,6 @@
 """README and docs/ say what is so: every block of code is executed, or checked as far as it can be."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,19 +8,27 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from doc_blocks import PAGES, Block, anchors_of, blocks_of, commands_of, request_of, write_files
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from harness import PROBE_PLUGINS, ROOT, Environment, Process, all_jobs, ended, free_port, wait_until
 from PIL import Image
+from plain_implementations import MemoryRepository
 
+from cl_ml_tools.app import create_celery_app
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.settings import PREFIX, Settings
+from cl_ml_tools.stores.local_files import LocalFileStorage
+from cl_ml_tools.submission import upload_route
 
 DOCS = ROOT / "docs"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -243,6 +252,25 @@ def test_the_plugin_of_a_page_does_a_job_from_its_upload_to_its_output(
     assert Path(output).stat().st_size > 0
 
 
+def test_the_schema_of_a_page_reads_the_json_text_that_the_page_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(DOCS / "plugins.md", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from cropping import Box, CropParams  # type: ignore[import-not-found]
+
+    (sent,) = re.findall(r"`-F 'box=(.+?)'`", (DOCS / "plugins.md").read_text())
+    repository = MemoryRepository()
+    app = FastAPI()
+    factory = upload_route("crop", CropParams, output_name=lambda name, _: name)
+    app.include_router(factory(repository, LocalFileStorage(tmp_path), lambda: None))
+    with TestClient(app) as client:
+        answer = client.post("/jobs/crop", data={"box": sent}, files={"file": ("a.png", b"x")})
+    assert answer.status_code == 200, answer.text
+    params = CropParams.model_validate(repository.only_job.params)
+    assert (params.box, params.frame, params.weights) == (Box(left=1, top=2), None, {})
+
+
 def test_the_test_of_the_plugins_page_passes(tmp_path: Path) -> None:
     install_plugin(DOCS / "plugins.md", tmp_path)
     run = subprocess.run(
@@ -364,6 +392,75 @@ def test_the_configuration_of_the_production_page_runs_jobs(
         cwd=tmp_path,
     )
     assert seen.stdout.split() == ["240", "300"], seen.stderr
+
+
+WATCHED_APP = """
+from celery.signals import task_failure, task_retry
+from cl_ml_tools.app import create_celery_app
+
+app = create_celery_app()
+app.conf.result_backend = app.conf.broker_url
+for signal in (task_failure, task_retry):
+    signal.connect(lambda task_id="", _name=signal.name, **_: print(f"heard {_name} {task_id}"), weak=False)
+"""
+
+
+@pytest.mark.redis_broker
+def test_celery_sees_of_a_job_what_the_production_page_says(
+    start_worker: Callable[..., Process],
+    start_in_folder: Callable[..., Process],
+    submit: Callable[..., str],
+    repository: CeleryJobRepository,
+    environment: Environment,
+    tmp_path: Path,
+) -> None:
+    write_files(DOCS / "production.md", tmp_path)
+    (tmp_path / "watched.py").write_text(WATCHED_APP)
+    listener = start_in_folder("failed_jobs.py")
+    listener.wait_for("listening")
+    app = create_celery_app(Settings.from_environment(environment.variables))
+    app.conf.result_backend = app.conf.broker_url
+    client: Any = repository.store.client
+    seen: list[dict[str, Any]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": seen.append})
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    receiver.capture(limit=None, timeout=1, wakeup=False)
+
+    kinds = ("task-succeeded", "task-failed")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        wait_until(lambda: client.pubsub_channels() or client.pubsub_numpat(), why="somebody listens")
+        path = os.pathsep.join([str(tmp_path), str(PROBE_PLUGINS)])
+        worker = start_worker("-c", "1", app="watched", PYTHONPATH=path)
+        good, bad, poor = submit(), submit(["fail", "no"]), submit(["find_bad_input", "torn"])
+        again, dead = submit(["fail_for_now", "away"]), submit(["kill_self"])
+        jobs = [good, bad, poor, again, dead]
+        ends = [ended(repository, job_id).status for job_id in jobs]
+        wait_until(lambda: sum(event["type"] in kinds for event in seen) == 9, why="all are told")
+    finally:
+        over.set()
+        watcher.join()
+    assert ends == ["completed", "error", "error", "error", "error"]
+    told = [
+        (event["uuid"], event.get("result", "failed").strip("'")) for event in seen if event["type"] in kinds
+    ]
+    results = [[result for job_id, result in told if job_id == job] for job in jobs]
+    waits = ["waiting", "waiting", "ended"]
+    assert results == [["completed"], ["error"], ["error"], waits, ["failed", "failed", "failed"]]
+    received = next(event for event in seen if event["type"] == "task-received")
+    assert (received["name"], received["args"]) == ("cl_ml_tools.probe", "('probe',)")
+    assert [app.AsyncResult(job_id).state for job_id in jobs] == ["PENDING"] * 5
+    assert re.findall(r"heard (.+)", worker.output) == [f"task_failure {dead}"] * 3
+    logged = re.findall(r"ERROR/.*job (\S+) \(probe\) failed", worker.output)
+    assert sorted(logged) == sorted([bad, poor, again, again, again])
+    wait_until(lambda: sorted(re.findall(r"(\S+) failed", listener.output)) == sorted(jobs[1:]))
+    assert client.zcard(repository.store.keys("status", "error")) == 4
 
 
 def test_the_apps_own_page_of_the_readme_can_be_imported(tmp_path: Path) -> None:

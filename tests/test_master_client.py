@@ -13,7 +13,7 @@ from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from cl_ml_tools.errors import DemoError
-from cl_ml_tools.master_client import MasterClient, ServerEvent, read_events
+from cl_ml_tools.master_client import Accepted, MasterClient, ServerEvent, read_events
 
 app = FastAPI()
 
@@ -25,6 +25,11 @@ async def echo(
     content = await file.read()
     told = [str(file.filename), str(file.content_type), str(width), note, hashlib.sha256(content).hexdigest()]
     return {"job_id": "|".join(told)}
+
+
+@app.post("/api/jobs/listed")
+async def listed(file: UploadFile, tag: Annotated[list[str], Form()]) -> dict[str, Any]:
+    return {"job_id": "|".join(tag), "ignored_fields": ["titel"]}
 
 
 @app.post("/api/jobs/too_large")
@@ -84,41 +89,50 @@ def test_events_are_read_as_the_standard_says(stream: str, events: list[ServerEv
 def test_an_upload_arrives_as_it_was_sent(client: MasterClient, tmp_path: Path) -> None:
     file = tmp_path / "mein Föto; x.png"
     file.write_bytes(os.urandom(2_000_000))
-    answer = client.submit("echo", file, {"width": "7", "note": 'a "b"\r\nü'})
+    answer = client.submit("echo", file, [("width", "7"), ("note", 'a "b"\r\nü')])
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert answer == f'mein Föto; x.png|image/png|7|a "b"\r\nü|{digest}'
+    assert answer.ignored_fields == []
+    assert answer.job_id == f'mein Föto; x.png|image/png|7|a "b"\r\nü|{digest}'
+
+
+def test_a_field_may_be_repeated_and_what_the_master_ignored_is_told(
+    client: MasterClient, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").touch()
+    answer = client.submit("listed", tmp_path / "a.png", [("tag", "a"), ("titel", "x"), ("tag", "b")])
+    assert answer == Accepted("a|b", ["titel"])
 
 
 def test_a_name_cannot_leave_its_header(client: MasterClient, tmp_path: Path) -> None:
     file = tmp_path / 'a"\r\nX-Evil: 1'
     file.touch()
-    assert client.submit("echo", file, {"width": "7"}).startswith(
+    assert client.submit("echo", file, [("width", "7")]).job_id.startswith(
         "a%22%0D%0AX-Evil: 1|application/octet-stream|7||"
     )
 
 
 def test_the_tasks_are_what_takes_an_upload(client: MasterClient) -> None:
-    assert client.task_types() == ["broken", "echo", "too_large"]
+    assert client.task_types() == ["broken", "echo", "listed", "too_large"]
 
 
 def test_a_refused_form_is_told_field_by_field(client: MasterClient, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(DemoError, match="width: Input should be greater than 0"):
-        client.submit("echo", tmp_path / "a.png", {"width": "0"})
+        client.submit("echo", tmp_path / "a.png", [("width", "0")])
     with pytest.raises(DemoError, match="width: Field required"):
-        client.submit("echo", tmp_path / "a.png", {})
+        client.submit("echo", tmp_path / "a.png", [])
 
 
 def test_an_upload_refused_before_it_was_read_is_told(client: MasterClient, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(bytes(30_000_000))
     with pytest.raises(DemoError, match="the master answered 413: larger than I like"):
-        client.submit("too_large", tmp_path / "a.png", {})
+        client.submit("too_large", tmp_path / "a.png", [])
 
 
 def test_a_failure_of_the_master_is_no_refusal(client: MasterClient, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     with pytest.raises(http.client.HTTPException, match="the master answered 500: out of order"):
-        client.submit("broken", tmp_path / "a.png", {})
+        client.submit("broken", tmp_path / "a.png", [])
 
 
 def test_a_job_is_followed_to_the_end_of_the_stream(client: MasterClient) -> None:

@@ -319,6 +319,29 @@ def test_a_worker_does_not_start_on_a_queue_whose_plugin_it_has_not(environment:
     assert "cl_ml_tools.probe_other" in worker.output
 
 
+@pytest.mark.parametrize("accepted", [["pickle"], []])
+def test_a_worker_that_takes_our_queues_and_no_json_is_refused_and_one_for_other_tasks_starts(
+    start_worker: Callable[..., Process], environment: Environment, tmp_path: Path, accepted: list[str]
+) -> None:
+    module = f"from existing_celery_app import app\n\napp.conf.accept_content = {accepted}\n"
+    (tmp_path / "no_json.py").write_text(module)
+    path = f"{PROBE_PLUGINS}{os.pathsep}{tmp_path}"
+    start_worker("-c", "1", app="no_json", PYTHONPATH=path)
+    ours = environment.worker("-c", "1", "-Q", "celery,cl_ml_tools.probe", app="no_json", PYTHONPATH=path)
+    assert ours.popen.wait(60) != 0
+    assert 'cl_ml_tools sends jobs as JSON: add "json" to accept_content' in ours.output
+
+
+@pytest.mark.parametrize("accepted", [["pickle", "json"], ["application/json"]])
+def test_a_worker_may_accept_json_under_either_name(
+    start_worker: Callable[..., Process], tmp_path: Path, accepted: list[str]
+) -> None:
+    module = f"from existing_celery_app import app\n\napp.conf.accept_content = {accepted}\n"
+    (tmp_path / "some_json.py").write_text(module)
+    path = f"{PROBE_PLUGINS}{os.pathsep}{tmp_path}"
+    start_worker("-c", "1", "-Q", "celery,cl_ml_tools.probe", app="some_json", PYTHONPATH=path)
+
+
 def green_pool(folder: Path, name: str) -> tuple[str, ...]:
     """Options for a pool that Celery takes for the green one, which is not installed."""
     package = folder / "green_pools"

@@ -453,11 +453,97 @@ def test_a_field_may_be_named_response(repository: MemoryRepository, storage: Lo
     assert repository.only_job.params["response"] == "yes"
 
 
+# --- fields that no form has
+
+
+class Exact(BaseJobParams):
+    model_config = ConfigDict(extra="forbid")
+
+    width: int = 1
+    height: int = 1
+
+
+def exact_client(repository: MemoryRepository, storage: LocalFileStorage) -> TestClient:
+    return client_of(
+        repository, storage, factory=upload_route("exact", Exact, output_name=lambda name, _: name)
+    )
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the file", "after it"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("widht", "; did you mean 'width'?"),
+        ("Height", "; did you mean 'height'?"),
+        ("priorty", "; did you mean 'priority'?"),
+        ("zoom", "."),
+        ("", "."),
+        ("input_paths", "."),
+    ],
+)
+def test_a_field_that_a_schema_forbids_is_refused_by_its_name(
+    name: str, meant: str, late: bool, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    fields: list[Any] = [(name, (None, "5"))]
+    with exact_client(repository, storage) as client:
+        answer = client.post("/jobs/exact", files=letters(1) + fields if late else fields + letters(1))
+    assert answer.status_code == 422
+    told = {"type": "extra_forbidden", "loc": ["body", name], "msg": f"There is no such field{meant}"}
+    assert answer.json()["detail"] == [{**told, "input": "5"}]
+    assert not repository.jobs
+    assert not kept_jobs(storage)
+
+
+def test_a_forbidden_field_is_told_with_all_other_faults(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with exact_client(repository, storage) as client:
+        form = {"widht": "5", "height": "tall"}
+        for files in (PICTURE, None):
+            answer = client.post("/jobs/exact", data=form, files=files)
+            assert answer.status_code == 422
+            assert {entry["loc"][1] for entry in answer.json()["detail"]} == {"widht", "height"}
+
+
+def test_a_file_under_a_name_that_a_schema_forbids_is_refused(
+    repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    with exact_client(repository, storage) as client:
+        answer = client.post("/jobs/exact", files=[*letters(1), ("flie", ("b.png", b"x"))])
+    assert answer.status_code == 422
+    (entry,) = answer.json()["detail"]
+    assert (entry["loc"], entry["msg"]) == (["body", "flie"], "There is no such field; did you mean 'file'?")
+    assert not kept_jobs(storage)
+
+
+def test_what_no_form_has_is_ignored_and_the_answer_names_it(
+    client: TestClient, repository: MemoryRepository
+) -> None:
+    fields: list[Any] = [("text", (None, "x")), ("titel", (None, "y")), ("titel", (None, "z"))]
+    more: list[Any] = [("mask", ("m.png", b"x")), ("colour", (None, "1"))]
+    answer = client.post("/jobs/stamp", files=fields + letters(1) + more)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["ignored_fields"] == ["titel", "mask", "colour"]
+    assert set(repository.only_job.params).isdisjoint(answer.json()["ignored_fields"])
+
+
+def test_an_answer_names_no_more_ignored_fields_than_anybody_reads(client: TestClient) -> None:
+    form = {"text": "x", **{f"f{number}": "" for number in range(500)}}
+    answer = client.post("/jobs/stamp", data=form, files=PICTURE)
+    assert answer.json()["ignored_fields"] == [f"f{number}" for number in range(20)]
+
+
 # --- what a form can carry
 
 
 class Box(BaseModel):
     left: int = 0
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    right: int
 
 
 class Pair(TypedDict):
@@ -481,7 +567,7 @@ def read(text: Any) -> Any:
 @pytest.mark.parametrize(
     "kind",
     [
-        *(Box, Box | None, list[Box], Annotated[Box, BeforeValidator(read)], tuple[int, Box], Box | str),
+        *(Box, Box | None, list[Box], tuple[int, Box], Box | str, Box | Json[Box]),
         *(
             dict[str, Any],
             dict[str, int] | None,
@@ -499,7 +585,9 @@ def test_a_field_that_no_form_can_carry_is_refused_when_the_route_is_made(
     kind: Any, default: Any, repository: MemoryRepository, storage: LocalFileStorage
 ) -> None:
     factory = upload_route("given", one_field(kind, default), output_name=lambda name, _: name)
-    with pytest.raises(ValueError, match=r"^Given\.value .*write a route of your own with submit_uploads"):
+    with pytest.raises(
+        ValueError, match=r"^Given\.value .*Json\[\.\.\.\].*a route of your own with submit_uploads"
+    ):
         factory(repository, storage, no_user)
 
 
@@ -531,6 +619,24 @@ def test_a_field_that_no_form_can_carry_is_refused_when_the_route_is_made(
         (Any, "x", "x"),
         (Annotated[dict[str, int], BeforeValidator(read)], '{"a": 1}', {"a": 1}),
         (Json[Box], '{"left": 2}', '{"left":2}'),
+        (Json, '{"a": 1}', '{"a":1}'),
+        (Json[Box] | None, '{"left": 2}', '{"left":2}'),
+        (Json[Box | None], "null", "null"),  # type: ignore[misc]  # which mypy takes for a call
+        (Json[Box] | Json[Pair], '{"one": 2}', '{"one":2}'),
+        (Json[Strict] | Json[Box], '{"left": 2}', '{"left":2}'),
+        (Json[dict[str, int]] | None, '{"a": 1}', '{"a":1}'),
+        (Json[list[int]], "[1, 2]", "[1,2]"),
+        (Json[list[list[int]]] | None, "[[1], [2]]", "[[1],[2]]"),
+        (Annotated[Json[list[int]], Field(max_length=2)], "[1, 2]", "[1,2]"),
+        (Json[Sizes], "[1, 2]", "[1,2]"),
+        (list[Json[Box]], ['{"left": 1}', "{}"], ['{"left":1}', '{"left":0}']),
+        (Annotated[Box, BeforeValidator(read)], '{"left": 2}', {"left": 2}),
+        (Annotated[Box | None, BeforeValidator(read)], "null", None),
+        (
+            Annotated[list[Box], BeforeValidator(lambda sent: [read(one) for one in sent])],
+            ["{}"],
+            [{"left": 0}],
+        ),
     ],
 )
 @pytest.mark.parametrize("late", [False, True], ids=["before the file", "after it"])
@@ -549,23 +655,55 @@ def test_all_that_a_form_can_carry_is_stored_and_described(
     schema.model_validate(repository.only_job.params)
 
 
+@pytest.mark.parametrize(
+    ("kind", "default"),
+    [
+        (Json[Box], Box(left=3)),
+        (Json[Box] | None, None),
+        (Json[list[int]], [1]),
+        (Json[dict[str, int]] | None, {"a": 1}),
+        (Annotated[Box, BeforeValidator(read)], Box(left=3)),
+    ],
+)
+def test_a_field_that_is_made_of_text_may_have_a_default_and_be_left_out(
+    kind: Any, default: Any, repository: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    schema = one_field(kind, default)
+    factory = upload_route("given", schema, output_name=lambda name, _: name)
+    with client_of(repository, storage, factory=factory) as client:
+        answer = client.post("/jobs/given", files=letters(1))
+        assert answer.status_code == 200, answer.text
+        assert client.get("/openapi.json").status_code == 200
+    stored = repository.only_job.params["value"]
+    assert (json.loads(stored) if isinstance(stored, str) else stored) == schema().model_dump(mode="json")[
+        "value"
+    ]
+
+
 def test_a_field_that_its_own_validator_makes_of_text_may_have_any_type(
     repository: MemoryRepository, storage: LocalFileStorage
 ) -> None:
     class Weighted(BaseJobParams):
         weights: dict[str, float]
+        box: Box
+        frame: Box | None = None
 
-        @field_validator("weights", mode="before")
+        @field_validator("weights", "box", "frame", mode="before")
         @classmethod
         def _read(cls, value: Any) -> Any:
             return read(value)
 
     factory = upload_route("weighted", Weighted, output_name=lambda name, _: name)
+    form = {"weights": '{"a": 0.5}', "box": '{"left": 2}', "frame": '{"left": 3}'}
     with client_of(repository, storage, factory=factory) as client:
-        answer = client.post("/jobs/weighted", data={"weights": '{"a": 0.5}'}, files=PICTURE)
+        answer = client.post("/jobs/weighted", data=form, files=PICTURE)
         assert answer.status_code == 200, answer.text
+        bad = client.post("/jobs/weighted", data={**form, "box": '{"left": "x"}'}, files=PICTURE)
+        assert [entry["loc"] for entry in bad.json()["detail"]] == [["body", "box", "left"]]
         assert client.get("/openapi.json").status_code == 200
-    assert repository.only_job.params["weights"] == {"a": 0.5}
+    params = repository.only_job.params
+    assert (params["weights"], params["box"], params["frame"]) == ({"a": 0.5}, {"left": 2}, {"left": 3})
+    assert Weighted.model_validate(params).box == Box(left=2)
 
 
 # --- how many outputs

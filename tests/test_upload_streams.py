@@ -148,6 +148,28 @@ def test_fields_that_come_first_are_checked_before_the_file_is_received(
     assert not kept(storage)
 
 
+class Exact(Params):
+    model_config = ConfigDict(extra="forbid")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [part("size", b"1") + part("sise", b"2") + part("file", b"", "a")[:-2], part("flie", b"", "a")[:-2]],
+)
+def test_a_forbidden_field_that_comes_first_is_refused_before_the_file_is_received(
+    before: bytes, plain: MemoryRepository, storage: LocalFileStorage
+) -> None:
+    app = FastAPI()
+    app.include_router(
+        upload_route("probe", Exact, output_name=lambda name, _: name)(plain, storage, no_user)
+    )
+    storage.create_job_directory = None  # type: ignore[method-assign, assignment]
+    body = Uploaded(before, *[bytes(1000)] * 20, b"\r\n" + END)
+    answer = TestClient(app).post("/jobs/probe", content=iter(body), headers=HEADERS)
+    assert answer.status_code == 422
+    assert [error["type"] for error in answer.json()["detail"]] == ["extra_forbidden"]
+
+
 class Stripped(BaseJobParams):
     model_config = ConfigDict(str_strip_whitespace=True, str_to_lower=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
+from kombu.serialization import prepare_accept_content
 
 from cl_ml_tools.celery_bridge.announcer import Announcer
 from cl_ml_tools.celery_bridge.attendant import Attendant
@@ -21,6 +22,8 @@ from cl_ml_tools.storage_tie import check_storage
 
 logger = logging.getLogger(__name__)
 
+_JSON = "application/json"
+
 
 class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Gives the worker its node id before its pool starts; starts its keeper and its attendant."""
@@ -28,9 +31,10 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._installation = installations[parent.app]
+        ours = self._queues_of_ours(parent)
         pool = parent.pool_cls.__module__.rsplit(".", 1)[-1]
         if pool in ("gevent", "eventlet"):
-            if self._queues_of_ours(parent):
+            if ours:
                 raise ImproperlyConfigured(
                     f"cl_ml_tools does not run on the {pool} pool: a plugin's event loop cannot be nested in its "
                     "greenlets, and jobs of a dead worker are not restored. Use --pool prefork, threads or solo."
@@ -38,10 +42,17 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
             # A worker for other tasks of its app: that is none of our business.
             self.enabled = False
             return
-        if unknown := self._queues_of_ours(parent) - set(map(queue_name, self._installation.task_types)):
+        if unknown := ours - set(map(queue_name, self._installation.task_types)):
             raise ImproperlyConfigured(
                 f"this node has no plugin for {', '.join(sorted(unknown))}: it would throw the jobs' messages away. "
                 f"Installed here: {', '.join(map(queue_name, self._installation.task_types)) or 'none'}."
+            )
+        accepted = prepare_accept_content(parent.app.conf.accept_content)
+        if ours and accepted is not None and _JSON not in accepted:
+            # Celery would refuse every message of ours, without end, and not say whose it is.
+            raise ImproperlyConfigured(
+                'cl_ml_tools sends jobs as JSON: add "json" to accept_content of this worker\'s app, or let the worker '
+                "take none of the queues cl_ml_tools.*."
             )
         remember_places(parent.app)
         hand_down(NODE_VARIABLE, f"{parent.hostname}:{os.getpid()}:{secrets.token_hex(4)}")

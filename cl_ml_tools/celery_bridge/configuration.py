@@ -5,7 +5,8 @@ from typing import Any
 from cl_ml_tools.broker_urls import broker_url_for
 from cl_ml_tools.settings import Settings
 
-# Longer than any job may run: a redelivery would only be refused, recovery is what brings a job back.
+# Longer than most jobs run: a longer one is delivered again, and that delivery is refused. Recovery is what brings
+# a job back.
 VISIBILITY_TIMEOUT_SECONDS = 12 * 3600
 
 

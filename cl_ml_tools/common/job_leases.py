@@ -1,8 +1,9 @@
 """What running and recovering jobs need of a store: claims that are fenced, leases that end.
 
-Every method is one atomic act, and may be repeated under its token: after a lost reply the same answer
-comes again. Every method raises `cl_ml_tools.errors.StoreUnavailableError` when the store does not answer
-within its bound.
+Every method is one atomic act, and may be repeated. Under its token the same answer comes again after a lost
+reply; `JobLeases.requeue` has none of its caller's, and a repeat may answer ``LOST``, which changes nothing: the job
+is back, and recovery sends its message. Every method raises `cl_ml_tools.errors.StoreUnavailableError` when the store
+does not answer within its bound.
 """
 
 from collections.abc import Sequence
@@ -216,6 +217,8 @@ class JobLeases(OutcomeStore, Protocol):
                 the job yet, that is a crash. 0 means not known.
             max_retries: how many failed tries may be repeated.
             delay_seconds: how long the next try waits.
+
+        Repeated by the caller after a lost reply it may answer ``LOST``, and changes nothing.
         """
         ...
 

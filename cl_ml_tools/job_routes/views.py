@@ -17,7 +17,7 @@ _JOB: dict[str, JsonValue] = {
     },
     "status": "completed",
     "progress": 100,
-    "task_output": {"dimensions": [640, 480]},
+    "task_output": {"dimensions": {"width": 640, "height": 480}},
     "error_message": None,
     "priority": 5,
     "attempt": 1,

@@ -18,7 +18,14 @@ from cl_ml_tools.common.schemas import BaseJobParams
 from cl_ml_tools.file_names import distinct_name, safe_file_name
 from cl_ml_tools.multipart_stream import MultipartError, MultipartStream, Part, decoded
 from cl_ml_tools.submission.earlier_jobs import EarlierJobs, check_no_output_without_job
-from cl_ml_tools.upload_form import check_may_be_file, early_faults, too_many_files
+from cl_ml_tools.upload_form import (
+    MAX_UNKNOWN_FIELDS,
+    check_may_be_file,
+    early_faults,
+    known_names,
+    too_many_files,
+    unknown_field_faults,
+)
 
 MAX_FIELD_BYTES = 1_000_000
 """What all fields of a form that are no files may hold together."""
@@ -58,12 +65,14 @@ class Received:
         creator: whose upload it is.
         has_files: whether anything may have been saved.
         is_handed_over: whether somebody else answers for the files now.
+        ignored_fields: what it had that the form has not; the first of them, if these are many.
     """
 
     job_id: str
     creator: str | None
     has_files: bool = False
     is_handed_over: bool = False
+    ignored_fields: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -88,6 +97,7 @@ class Reception:
     received: Received
     items: list[tuple[str, UploadFile | str | None]] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
+    _unknown: dict[str, str | None] = field(default_factory=dict)
     _field_bytes: int = 0
 
     async def read(self) -> None:
@@ -95,8 +105,8 @@ class Reception:
 
         Raises:
             fastapi.HTTPException: 400 for a body that is no form, 413 for one that is too large.
-            RequestValidationError: a field that came before the files is not valid, there are too many files, or what
-                is asked for of another job cannot be had.
+            RequestValidationError: a field that came before the files is not valid, one is not the form's and the
+                schema forbids such, there are too many files, or what is asked for of another job cannot be had.
             UploadTooLargeError: a file is.
             UnknownJobError, JobStateError: the other job has nothing to give.
         """
@@ -111,6 +121,8 @@ class Reception:
         except ClientDisconnect as error:
             # Nobody reads the answer.
             raise HTTPException(400, "The client has gone.") from error
+        self._check_unknown()
+        self.received.ignored_fields = list(self._unknown)
         await self._reuse_outputs()
         if all(name != "file" for name, _ in self.items):
             # FastAPI would be content without: the form's signature cannot say "unless".
@@ -145,7 +157,8 @@ class Reception:
             fields = parse_qsl(sent.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
         except ValueError as error:
             raise HTTPException(400, "The form has too many fields.") from error
-        self.items.extend(fields)
+        for name, value in fields:
+            self._keep_field(name, value)
 
     async def _body(self) -> AsyncGenerator[bytes, None]:
         read, most = 0, self.limits.max_request_bytes
@@ -161,14 +174,30 @@ class Reception:
         self._field_bytes += len(value)
         if self._field_bytes > MAX_FIELD_BYTES:
             raise _fields_too_large()
-        self.items.append((part.name, decoded(value)))
+        self._keep_field(part.name, decoded(value))
+
+    def _keep_field(self, name: str, value: str) -> None:
+        self.items.append((name, value))
+        self._note_unknown(name, value)
+
+    def _note_unknown(self, name: str, value: str | None) -> None:
+        if name not in known_names(self.schema) and len(self._unknown) < MAX_UNKNOWN_FIELDS:
+            self._unknown.setdefault(name, value)
+
+    def _check_unknown(self) -> None:
+        if faults := unknown_field_faults(self.schema, self._unknown):
+            # A misspelt name is better told here than by what FastAPI misses then.
+            raise RequestValidationError(early_faults(self.schema, self.items) + faults)
 
     async def _take_file(self, part: Part) -> None:
         if part.name != "file":
             # Not even saved.
             check_may_be_file(self.schema, part.name)
+            self._note_unknown(part.name, None)
+            self._check_unknown()
             return
         if not self._names:
+            self._check_unknown()
             if faults := early_faults(self.schema, self.items):
                 raise RequestValidationError(faults)
             # So that nobody sends a file for nothing.

@@ -18,7 +18,14 @@ from cl_ml_tools.submission.asking import ask
 from cl_ml_tools.submission.quota import quota_kept
 from cl_ml_tools.submission.receiving import UploadRoute, receiver
 from cl_ml_tools.submission.reception import Received, SavedUpload
-from cl_ml_tools.upload_form import FROM_JOB, FROM_OUTPUT, checked_files, form_signature, validated
+from cl_ml_tools.upload_form import (
+    FROM_JOB,
+    FROM_OUTPUT,
+    MAX_UNKNOWN_FIELDS,
+    checked_files,
+    form_signature,
+    validated,
+)
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 
@@ -44,6 +51,11 @@ class JobAccepted(BaseModel):
         default=None,
         description="Whether a live worker takes jobs of this type. If not, the job waits until one does. Left out "
         "when it is not known.",
+    )
+    ignored_fields: list[str] | None = Field(
+        default=None,
+        description="Fields and files that were sent under names that the form does not have, perhaps misspelt; the "
+        f"first {MAX_UNKNOWN_FIELDS} of them. Left out when there are none.",
     )
 
 
@@ -74,7 +86,8 @@ def upload_route(
     The form has ``file``, which may be repeated, ``priority`` and each field of the schema: text, numbers, booleans,
     choices, dates, and lists of them. Instead of ``file``, or beside it, ``from_job`` makes the
     outputs of another job inputs, before any file. Files go to the storage while they arrive; fields that come before
-    them are checked first, and nothing stays unless the schema finds everything valid.
+    them are checked first, and nothing stays unless the schema finds everything valid. A field that the form does not
+    have is ignored, and the answer names it; with ``extra="forbid"`` in the schema's config it is refused.
 
     Args:
         task_type: the task that does the jobs.
@@ -84,8 +97,9 @@ def upload_route(
             returns is reduced to a safe name, and numbered when another output has it.
 
     The factory raises ValueError for a field that is named ``file``, ``from_job``, ``from_output`` or ``priority``, or
-    that no form can carry, such as a model or a dict: write a route of your own with `submit_uploads` then. So it does
-    for one whose value would not reach the worker: a secret, which is stored as asterisks, or ``exclude=True``.
+    that no form can carry, such as a model or a dict: make it ``Json[...]``, which is sent as JSON text, or write a
+    route of your own with `submit_uploads`. So it does for one whose value would not reach the worker: a secret, which
+    is stored as asterisks, or ``exclude=True``.
     """
 
     def create_router(
@@ -117,12 +131,13 @@ def upload_route(
                     idempotency_key=key,
                 )
             served = await _is_served(repository, task_type)
+            ignored = received.ignored_fields or None
             if job_id == received.job_id:
-                return JobAccepted(job_id=job_id, served=served)
+                return JobAccepted(job_id=job_id, served=served, ignored_fields=ignored)
             response.headers["Idempotent-Replayed"] = "true"
             job = await ask(repository, lambda: repository.get_job(job_id))
             status = JobStatus(job.status) if job else JobStatus.QUEUED
-            return JobAccepted(job_id=job_id, status=status, served=served)
+            return JobAccepted(job_id=job_id, status=status, served=served, ignored_fields=ignored)
 
         submit.__name__ = f"submit_{task_type}"
         submit.params_schema = schema  # type: ignore[attr-defined]  # for `GET /plugins`
