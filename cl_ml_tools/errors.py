@@ -1,6 +1,11 @@
-"""Every error that this package raises, as one tree."""
+"""Every error that this package raises, as one tree, and how any error is told."""
 
 from collections.abc import Sequence
+
+
+def cause_of(error: BaseException) -> str:
+    """What an error is and says, as messages tell it."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class MLToolsError(Exception):

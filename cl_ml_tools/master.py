@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_repository import JobRepository
-from cl_ml_tools.errors import PluginLoadError
+from cl_ml_tools.errors import PluginLoadError, cause_of
 from cl_ml_tools.file_names import safe_file_name
 from cl_ml_tools.http_errors import ERROR_TRANSLATION
 from cl_ml_tools.registry import RoutePlugin, installed_route_names, load_route_plugins
@@ -81,8 +81,7 @@ def _router_of(
         router: object = plugin.create_router(repository, file_storage, get_current_user)
     except Exception as error:
         raise PluginLoadError(
-            f"{plugin.origin} cannot make its routes: {type(error).__name__}: {error}. "
-            f"Repair the plugin, or uninstall it."
+            f"{plugin.origin} cannot make its routes: {cause_of(error)}. Repair the plugin, or uninstall it."
         ) from error
     if not isinstance(router, APIRouter):
         raise PluginLoadError(

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from cl_ml_tools.common.compute_module import TASK_TYPE, ComputeModule
-from cl_ml_tools.errors import PluginLoadError
+from cl_ml_tools.errors import PluginLoadError, cause_of
 
 if TYPE_CHECKING:
     # Workers load their tasks through this module and have no FastAPI.
@@ -109,7 +109,7 @@ def _task_of(point: EntryPoint) -> tuple[ComputeModule[Any], str]:
         task_type: object = task.task_type
     except Exception as error:
         raise PluginLoadError(
-            f"{_origin(point)} cannot be set up: {_cause(error)}. Its class must work without arguments."
+            f"{_origin(point)} cannot be set up: {cause_of(error)}. Its class must work without arguments."
         ) from error
     if not (isinstance(task_type, str) and TASK_TYPE.fullmatch(task_type)):
         raise PluginLoadError(
@@ -124,7 +124,7 @@ def _loaded(point: EntryPoint) -> Any:
         return point.load()
     except (Exception, SystemExit) as error:
         raise PluginLoadError(
-            f"{_origin(point)} does not load: {_cause(error)}. {_next_step(point, error)}"
+            f"{_origin(point)} does not load: {cause_of(error)}. {_next_step(point, error)}"
         ) from error
 
 
@@ -143,7 +143,3 @@ def _origin(point: EntryPoint) -> str:
 
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "an unnamed distribution"
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -247,8 +247,9 @@ def test_an_error_result_without_a_reason_says_so(stage: Stage) -> None:
         (BadInputError("cat.png is empty"), "BadInputError: cat.png is empty"),
         (SystemExit(3), "SystemExit: 3"),
         (BaseException("very bad"), "BaseException: very bad"),
+        (AssertionError(), "AssertionError"),
     ],
-    ids=["exception", "bad input", "sys.exit", "base exception"],
+    ids=["exception", "bad input", "sys.exit", "base exception", "without a text"],
 )
 def test_whatever_a_plugin_raises_is_the_jobs_error_and_is_logged_with_its_traceback(
     stage: Stage, caplog: pytest.LogCaptureFixture, error: BaseException, message: str

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
 from cl_ml_tools.common.schemas import JobStatus, check_nesting
+from cl_ml_tools.errors import cause_of
 from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
@@ -195,7 +196,7 @@ class Execution:
             return self._failed(f"stopped at its {kind} limit of {limit:g} s")
         if isinstance(error, PluginError):
             return self._failed(str(outputs.real(str(error))))
-        detail = str(outputs.real(f"{type(error).__name__}: {error}"))
+        detail = str(outputs.real(cause_of(error)))
         logger.error("job %s (%s) failed", job.job_id, job.task_type, exc_info=error)
         return retry_for(self._module, job, error, detail) or self._failed(detail)
 
