@@ -97,6 +97,9 @@ class Stage:
         self.lease_seconds = 30.0
         self.limits = TimeLimits(None, 3600.0)
         self.time_limit: float | None = None
+        self.is_process_ending: Callable[[BaseException], bool] = lambda error: isinstance(
+            error, KeyboardInterrupt
+        )
         self.ended: Outcome | RetryLater | None = None
         self.finished: Finished | None = None
 
@@ -121,7 +124,9 @@ class Stage:
             progress_interval_seconds=0.01,
             time_limit=self.time_limit,
         )
-        with Execution(module, claim, monitored, limits=self.limits) as execution:
+        with Execution(
+            module, claim, monitored, limits=self.limits, is_process_ending=self.is_process_ending
+        ) as execution:
             self.ended = run_on_thread_loop(execution.run())
             if isinstance(self.ended, Outcome):
                 self.finished = finish(claim, self.ended, self.store, monitored)
@@ -354,6 +359,117 @@ def test_of_very_many_failed_tries_the_first_and_the_latest_are_remembered(store
     record = store.get("a")
     assert record is not None
     assert [end.attempt for end in record.history] == [*range(1, 10), *range(20, 31)]
+
+
+# exceptions in groups
+
+
+def group(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
+    """What an `asyncio.TaskGroup` raises, in another one."""
+    return BaseExceptionGroup(
+        "unhandled errors in a TaskGroup", [BaseExceptionGroup("unhandled errors in a TaskGroup", errors)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        ([OSError("away")], "OSError: away"),
+        ([OSError("away"), OSError("away")], "OSError: away"),
+        ([OSError("away"), KeyError("x")], "OSError: away; KeyError: 'x'"),
+        ([ValueError(n) for n in range(6)], "ValueError: 0; ValueError: 1; ValueError: 2; 3 more"),
+    ],
+    ids=["one", "one twice", "two", "six"],
+)
+def test_of_a_group_the_exceptions_in_it_are_told_and_the_whole_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture, errors: list[BaseException], message: str
+) -> None:
+    raised = group(*errors)
+    assert stage.error_of(lambda _: raise_(raised)) == message
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [raised]
+
+
+def test_a_cancellation_in_a_group_is_the_plugins_error(stage: Stage) -> None:
+    message = stage.error_of(lambda _: raise_(group(asyncio.CancelledError())))
+    assert message.startswith("CancelledError: the plugin cancelled itself")
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_tried_again"),
+    [
+        ([ConnectionResetError("away")], True),
+        ([ConnectionResetError("away"), TimeoutError("slow")], True),
+        ([ConnectionResetError("away"), ValueError("x")], False),
+        ([ConnectionResetError("away"), FileNotFoundError("x")], False),
+        ([BadInputError("x is empty")], False),
+    ],
+    ids=["one", "two", "one that is final", "one that is said to be final", "bad input"],
+)
+def test_a_group_is_worth_another_try_when_all_exceptions_in_it_are(
+    stage: Stage, errors: list[BaseException], is_tried_again: bool
+) -> None:
+    module = Plugin(lambda _: raise_(group(*errors)))
+    module.autoretry_for = (OSError, BadInputError)
+    module.dont_autoretry_for = (FileNotFoundError,)
+    stage.run(module)
+    assert isinstance(stage.ended, RetryLater) is is_tried_again
+
+
+def test_an_error_of_a_task_in_a_task_group_is_tried_again(stage: Stage) -> None:
+    async def fail_in_a_task(_: Call) -> None:
+        async def fail() -> None:
+            raise ConnectionResetError("peer is away")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+            tasks.create_task(asyncio.sleep(60))
+
+    module = Plugin(fail_in_a_task)
+    module.autoretry_for = (OSError,)
+    stage.run(module)
+    assert isinstance(stage.ended, RetryLater)
+    assert stage.ended.detail == "ConnectionResetError: peer is away"
+
+
+def test_a_plugin_may_ask_for_another_try_after_any_group(stage: Stage) -> None:
+    module = Plugin(lambda _: raise_(ExceptionGroup("all of them", [ValueError("x")])))
+    module.autoretry_for = (ExceptionGroup,)
+    stage.run(module)
+    assert isinstance(stage.ended, RetryLater)
+
+
+def test_a_soft_time_limit_that_strikes_in_a_task_group_is_told_as_one(stage: Stage) -> None:
+    stage.limits = TimeLimits(5.0, 3600.0, soft_errors=(Interrupted,))
+    message = stage.error_of(lambda _: raise_(group(ValueError("x"), Interrupted())))
+    assert message == "stopped at its soft time limit of 5 s"
+
+
+def test_a_run_that_is_lost_while_it_works_in_a_task_group_stores_nothing(stage: Stage) -> None:
+    stage.lease_seconds = 0.3
+
+    async def lose(call: Call) -> None:
+        async def child() -> None:
+            report_for_ever(call)
+
+        stage.let_another_win()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(child())
+
+    record = stage.run(lose)
+    assert stage.ended is None
+    assert record is not None
+    assert record.task_output == {"by": "the winner"}
+
+
+def test_the_end_of_the_process_goes_up_out_of_a_group(stage: Stage) -> None:
+    stage.is_process_ending = lambda _: True
+    end = SystemExit(3)
+    with pytest.raises(SystemExit) as raised:
+        stage.run(lambda _: raise_(group(ValueError("x"), end)))
+    assert raised.value is end
+    record = stage.store.get("a")
+    assert record is not None
+    assert record.status == "processing", "nothing is stored: recovery decides"
 
 
 # outputs

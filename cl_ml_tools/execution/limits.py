@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.schemas import Job
 from cl_ml_tools.errors import BadInputError
+from cl_ml_tools.execution.failures import leaves_of
 from cl_ml_tools.settings import Settings
 
 
@@ -57,10 +58,15 @@ class RetryLater:
 
 
 def retry_for(module: ComputeModule, job: Job, error: BaseException, detail: str) -> RetryLater | None:
-    """The next try that ``error`` is worth, or None when it is final."""
-    if not isinstance(error, tuple(module.autoretry_for)):
+    """The next try that ``error`` is worth, or None when it is final.
+
+    A group is worth one when all exceptions in it are.
+    """
+    worthy, final = tuple(module.autoretry_for), (*module.dont_autoretry_for, BadInputError)
+    leaves = list(leaves_of(error))
+    if not (isinstance(error, worthy) or all(isinstance(leaf, worthy) for leaf in leaves)):
         return None
-    if isinstance(error, (*module.dont_autoretry_for, BadInputError)):
+    if any(isinstance(each, final) for each in (error, *leaves)):
         return None
     failures = int(getattr(job, "failures", 0))
     delay = module.default_retry_delay

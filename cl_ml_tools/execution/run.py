@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
 from cl_ml_tools.common.schemas import JobStatus, check_nesting
-from cl_ml_tools.errors import cause_of
+from cl_ml_tools.execution.failures import PluginError, causes_of, leaves_of
 from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
@@ -27,10 +27,6 @@ logger = logging.getLogger(__name__)
 def _is_interrupt(error: BaseException) -> bool:
     """In a program of the user's own, Ctrl-C is for the program."""
     return isinstance(error, KeyboardInterrupt)
-
-
-class PluginError(Exception):
-    """The job fails with this message alone: invalid parameters, what the plugin said, or what it returned."""
 
 
 class Execution:
@@ -170,25 +166,29 @@ class Execution:
     def _outcome_of(self, error: BaseException, outputs: AttemptOutputs) -> Outcome | RetryLater | None:
         """What the run ends with after ``error``, which goes up when it is not the plugin's."""
         job = self._claim.job
-        if self._goes_up(error):
-            raise error
+        # A task group of the plugin's raises what its tasks have raised in a group.
+        errors = list(leaves_of(error))
+        for leaf in filter(self._goes_up, errors):
+            raise leaf
         if self._monitored.stop_state is not None:
             return self._stopped()
-        if isinstance(error, self._limits.soft_errors) or (
-            self._is_over_soft_limit and isinstance(error, asyncio.CancelledError)
+        cancelled = next((leaf for leaf in errors if isinstance(leaf, asyncio.CancelledError)), None)
+        if any(isinstance(leaf, self._limits.soft_errors) for leaf in errors) or (
+            self._is_over_soft_limit and cancelled
         ):
             # Unknown when it is one of the worker's command line, or of its app.
             seconds = "" if self._limits.soft is None else f" of {self._limits.soft:g} s"
             return self._failed(f"stopped at its soft time limit{seconds}")
-        if isinstance(error, asyncio.CancelledError) and self._stray is not None:
-            error = self._stray
-        if isinstance(error, asyncio.CancelledError):
+        if cancelled and self._stray is not None:
+            error, errors = self._stray, [self._stray]
+        elif cancelled:
             is_cancelled = self._task is not None and self._task.cancelling() > 0
             if self._is_broken_off or (self._is_cancelled_by_others and is_cancelled):
-                raise error
-            return self._failed(
-                "CancelledError: the plugin cancelled itself, or what it awaited was cancelled"
-            )
+                raise cancelled
+            if all(isinstance(leaf, asyncio.CancelledError) for leaf in errors):
+                return self._failed(
+                    "CancelledError: the plugin cancelled itself, or what it awaited was cancelled"
+                )
         if isinstance(error, _OwnLimitError):
             kind, limit = (
                 ("soft time", self._limits.soft) if self._limits.soft else ("time", self._limits.hard)
@@ -196,7 +196,7 @@ class Execution:
             return self._failed(f"stopped at its {kind} limit of {limit:g} s")
         if isinstance(error, PluginError):
             return self._failed(str(outputs.real(str(error))))
-        detail = str(outputs.real(cause_of(error)))
+        detail = str(outputs.real(causes_of(errors)))
         logger.error("job %s (%s) failed", job.job_id, job.task_type, exc_info=error)
         return retry_for(self._module, job, error, detail) or self._failed(detail)
 
