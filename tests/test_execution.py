@@ -2,19 +2,27 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
+import uuid
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from harness import wait_until
+from pydantic import BaseModel, ConfigDict, Field
 
 from cl_ml_tools.common.compute_module import ComputeModule, ProgressCallback
 from cl_ml_tools.common.job_leases import (
@@ -277,10 +285,167 @@ def test_what_is_no_result_is_an_error_that_says_so(stage: Stage, returned: Any)
     assert stage.error_of(lambda _: returned).startswith("the plugin")
 
 
-@pytest.mark.parametrize("value", [float("nan"), {1}, b"x", Path("x")], ids=repr)
-def test_an_output_that_json_cannot_hold_is_an_error_that_says_so(stage: Stage, value: Any) -> None:
-    message = stage.error_of(lambda _: {"status": "ok", "task_output": {"value": value}})
-    assert "JSON" in message
+def output_of(stage: Stage, task_output: Any) -> dict[str, Any] | None:
+    """What the record holds of a plugin's output."""
+    record = stage.run(lambda _: {"status": "ok", "task_output": task_output})
+    assert record is not None
+    assert record.error_message is None
+    return record.task_output
+
+
+class Tensor:
+    """As arrays of numpy and torch are: they give what they hold as Python's own."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def tolist(self) -> Any:
+        return self._held
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+@dataclass
+class Face:
+    score: Any
+    file: Path
+
+
+class Faces(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    faces: list[Face]
+    mean: Tensor
+    size: int = Field(alias="Size")
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (Tensor(0.5), 0.5),
+        (Tensor([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (Tensor([date(2024, 2, 29)]), ["2024-02-29"]),
+        (Path("/a/b"), "/a/b"),
+        (datetime(2024, 2, 29, 12, tzinfo=UTC), "2024-02-29T12:00:00Z"),
+        (timedelta(seconds=90), "PT1M30S"),
+        (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (Decimal("1.50"), "1.50"),
+        (Colour.RED, "red"),
+        ([Level.HIGH, True, None], [3, True, None]),
+        ({Path("a")}, ["a"]),
+        (Pair(Path("a"), 1), ["a", 1]),
+        (OrderedDict(a=1), {"a": 1}),
+        (Face(Tensor(0.5), Path("a")), {"score": 0.5, "file": "a"}),
+        (
+            Faces(faces=[Face(Tensor(1.0), Path("a"))], mean=Tensor([1.0]), Size=2),
+            {"faces": [{"score": 1.0, "file": "a"}], "mean": [1.0], "size": 2},
+        ),
+        (
+            {1: 1, None: 2, Path("a"): 3, Tensor(4): 5, Colour.RED: 6},
+            {"1": 1, "null": 2, "a": 3, "4": 5, "red": 6},
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_output_is_stored_as_json_has_it(stage: Stage, value: Any, stored: Any) -> None:
+    assert output_of(stage, {"value": [value]}) == {"value": [stored]}
+
+
+def test_an_output_may_be_of_numpy(stage: Stage) -> None:
+    numpy = pytest.importorskip("numpy")
+    values, counts = numpy.unique([7, 7, 9], return_counts=True)
+    output = {
+        "scores": numpy.array([0.5, 1.0], dtype="float32"),
+        "best": numpy.float32(0.5),
+        "mean": numpy.float64(0.75),
+        "is_face": numpy.bool_(True),
+        "counts": dict(zip(values, counts, strict=True)),
+        "size": numpy.zeros([2, 3]).shape,
+    }
+    assert output_of(stage, output) == {
+        "scores": [0.5, 1.0],
+        "best": 0.5,
+        "mean": 0.75,
+        "is_face": True,
+        "counts": {"7": 2, "9": 1},
+        "size": [2, 3],
+    }
+
+
+def test_paths_as_objects_and_in_models_become_the_real_ones(stage: Stage, target: Path) -> None:
+    def tell(call: Call) -> dict[str, Any]:
+        place = Path(call.params.output_paths[0])
+        place.touch()
+        return {"status": "ok", "task_output": {"file": place, "face": Face(1.0, place), place: {place}}}
+
+    record = stage.run(tell, output_paths=[str(target)])
+    assert record is not None
+    real = str(target)
+    assert record.task_output == {"file": real, "face": {"score": 1.0, "file": real}, real: [real]}
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            {"faces": [1, 2, 3, {"score": math.nan}]},
+            "task_output.faces[3].score is nan, which JSON does not have",
+        ),
+        ({"a b": [math.inf]}, "task_output['a b'][0] is inf, which JSON does not have"),
+        ({"mean": Tensor([1.0, -math.inf])}, "task_output.mean[1] is -inf, which JSON does not have"),
+        ({"face": Face(math.nan, Path("a"))}, "task_output.face.score is nan, which JSON does not have"),
+        ({"thumb": b"x"}, "task_output.thumb is a bytes, which JSON does not have"),
+        ({"all": {object}}, "task_output.all[0] is a type, which JSON does not have"),
+        (
+            {"face": Face(object(), Path("a"))},
+            "task_output.face is a Face, which JSON does not have",
+        ),
+        ({"ids": iter([1])}, "task_output.ids is a list_iterator, which JSON does not have"),
+        ({"at": {(1, 2): "x"}}, "task_output.at has the key (1, 2), which is no text"),
+        ({"at": {math.nan: "x"}}, "task_output.at[nan] is nan, which JSON does not have"),
+        ({"large": 10**5000}, "task_output.large is an integer of too many digits"),
+        ({"odd": Tensor(Tensor)}, "task_output.odd is a type, which JSON does not have"),
+    ],
+    ids=[
+        "nan",
+        "inf",
+        "tensor",
+        "dataclass",
+        "bytes",
+        "type",
+        "in a dataclass",
+        "iterator",
+        "key",
+        "nan as key",
+        "int",
+        "odd",
+    ],
+)
+def test_an_output_that_json_cannot_hold_is_an_error_that_names_the_place(
+    stage: Stage, output: dict[Any, Any], message: str
+) -> None:
+    assert stage.error_of(lambda _: {"status": "ok", "task_output": output}).startswith(message)
+
+
+def test_an_output_that_holds_itself_is_an_error(stage: Stage) -> None:
+    output: dict[str, Any] = {}
+    output["self"] = [output]
+    message = stage.error_of(lambda _: {"status": "ok", "task_output": output})
+    assert message.endswith("it is nested deeper than 100 levels")
+    stage.store.delete("a")
+    endless = Tensor(None)
+    endless.tolist = lambda: endless  # type: ignore[method-assign]
+    message = stage.error_of(lambda _: {"status": "ok", "task_output": {"x": endless}})
+    assert message.startswith("task_output.x is a Tensor, which JSON does not have")
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -611,7 +776,7 @@ def raise_(error: BaseException) -> None:
     [
         lambda: {"status": "error", "error": "no"},
         lambda: None,
-        lambda: {"status": "ok", "task_output": {"x": {1}}},
+        lambda: {"status": "ok", "task_output": {"x": b"1"}},
         lambda: raise_(RuntimeError("no")),
     ],
     ids=["error result", "no result", "not JSON", "exception"],

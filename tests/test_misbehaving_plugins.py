@@ -57,7 +57,7 @@ ENDS: list[tuple[str, str, str | None]] = [
     # what it does, the job's status, the beginning of its error message
     ("return_none", "error", NO_RESULT),
     ("return_a_wrong_dict", "error", NO_RESULT),
-    ("return_what_json_cannot_hold", "error", "the plugin's task_output cannot be written as JSON"),
+    ("return_what_json_cannot_hold", "error", "task_output.pixels is a bytes, which JSON does not have"),
     ("raise_a_base_exception", "error", "OddError: odd"),
     ("raise_what_cannot_be_told", "error", "UntoldError, which says no more"),
     ("cancel_itself", "error", "CancelledError: the plugin cancelled itself"),

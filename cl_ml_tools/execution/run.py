@@ -2,23 +2,23 @@
 
 import asyncio
 import inspect
-import json
 import logging
 import time
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Outcome, RunState
-from cl_ml_tools.common.schemas import JobStatus, check_nesting
+from cl_ml_tools.common.schemas import JobStatus
 from cl_ml_tools.execution.failures import PluginError, causes_of, leaves_of
 from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
+from cl_ml_tools.execution.results import read_result
 from cl_ml_tools.execution.surroundings import kept_surroundings
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Execution:
             if timeout.expired():
                 raise _OwnLimitError from error
             raise
-        return dict(outputs.real(_read_result(returned)))
+        return dict(outputs.real(read_result(returned)))
 
     def _outcome_of(self, error: BaseException, outputs: AttemptOutputs) -> Outcome | RetryLater | None:
         """What the run ends with after ``error``, which goes up when it is not the plugin's."""
@@ -239,31 +239,3 @@ def _name_fields(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in problem['loc']) or 'params'}: {problem['msg']}"
         for problem in error.errors(include_url=False)
     )
-
-
-def _read_result(returned: object) -> dict[str, Any]:
-    """The task's output, as JSON values.
-
-    Raises:
-        PluginError: the plugin says that it failed, or what it returned is no result.
-    """
-    if not isinstance(returned, dict) or returned.get("status") not in ("ok", "error"):
-        raise PluginError(
-            "the plugin returned no result: it must be {'status': 'ok', 'task_output': {...}} or "
-            f"{{'status': 'error', 'error': '...'}}, not {returned!r:.200}"
-        )
-    if returned["status"] == "error":
-        raise PluginError(str(returned.get("error") or "the plugin gave no reason"))
-    task_output = returned.get("task_output")
-    if isinstance(task_output, BaseModel):
-        task_output = task_output.model_dump(mode="json")
-    if task_output is None:
-        task_output = {}
-    if not isinstance(task_output, dict):
-        raise PluginError(f"the plugin's task_output must be a dict, not {type(task_output).__name__}")
-    try:
-        output = dict(json.loads(json.dumps(task_output, allow_nan=False)))
-        check_nesting(output)
-        return output
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PluginError(f"the plugin's task_output cannot be written as JSON: {error}") from error

@@ -82,7 +82,7 @@ def return_a_wrong_dict(params: MisbehaviourParams, report: ProgressCallback) ->
 
 
 def return_what_json_cannot_hold(params: MisbehaviourParams, report: ProgressCallback) -> Any:
-    return {"status": "ok", "task_output": {"pixels": {1, 2, 3}}}
+    return {"status": "ok", "task_output": {"pixels": b"123"}}
 
 
 def raise_a_base_exception(params: MisbehaviourParams, report: ProgressCallback) -> Any:
