@@ -704,6 +704,20 @@ def test_an_output_that_a_plugin_did_not_write_is_told_in_the_log(
     assert f"job a: done, and did not write {target}" in caplog.text
 
 
+def test_an_output_that_is_a_link_counts_as_not_written_since_no_list_has_it(
+    stage: Stage, target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path / "cache.txt"
+    elsewhere.write_text("kept")
+
+    def link(call: Call) -> dict[str, Any]:
+        Path(call.params.output_paths[0]).symlink_to(elsewhere)
+        return OK
+
+    stage.run(link, output_paths=[str(target)])
+    assert f"job a: done, and did not write {target}" in caplog.text
+
+
 def test_outputs_may_lie_in_several_directories(stage: Stage, tmp_path: Path) -> None:
     places = [tmp_path / "out" / "a.txt", tmp_path / "out" / "sub" / "b.txt", tmp_path / "else" / "a.txt"]
 
