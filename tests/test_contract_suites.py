@@ -144,6 +144,13 @@ class HasAnotherName(Copier):
         return "two words"
 
 
+class ReturnsMore(Copier):
+    async def execute(
+        self, job: Job, params: BaseJobParams, progress_callback: ProgressCallback | None = None
+    ) -> dict[str, Any]:
+        return {**await super().execute(job, params, progress_callback), "output": {"size": 1}}
+
+
 def copy_params(folder: Path) -> dict[str, Any]:
     (folder / "in").write_bytes(b"content")
     return {"input_paths": [str(folder / "in")], "output_paths": [str(folder / "out" / "copy")]}
@@ -165,6 +172,7 @@ def test_a_good_plugin_passes_and_its_run_is_told(tmp_path: Path) -> None:
         (GoesBack(), "went back from 90 to 50"),
         (WorksOnce(), "a second job"),
         (HasAnotherName(), "1 to 64 of the characters"),
+        (ReturnsMore(), "returned 'output', which nobody reads"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ComputeModule) else None,
 )

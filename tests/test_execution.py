@@ -253,6 +253,45 @@ def test_an_error_result_without_a_reason_says_so(stage: Stage) -> None:
     assert "no reason" in stage.error_of(lambda _: {"status": "error"})
 
 
+@pytest.mark.parametrize("key", ["error", "error_message", "message", "detail"])
+def test_the_reason_of_an_error_result_may_have_another_name(stage: Stage, key: str) -> None:
+    assert stage.error_of(lambda _: {"status": "error", key: "no such colour"}) == "no such colour"
+
+
+@pytest.mark.parametrize(
+    ("returned", "warning"),
+    [
+        (
+            {"status": "ok", "output": {"width": 1}, "tookMs": 3},
+            "job a: the plugin returned 'output', 'tookMs', which nobody reads; with status 'ok' it may be task_output",
+        ),
+        (
+            {"status": "error", "reason": "no such colour"},
+            "job a: the plugin returned 'reason', which nobody reads; "
+            "with status 'error' it may be error or error_message or message or detail",
+        ),
+    ],
+    ids=["ok", "error"],
+)
+def test_what_nobody_reads_of_a_result_is_told_in_the_log(
+    stage: Stage, caplog: pytest.LogCaptureFixture, returned: dict[str, Any], warning: str
+) -> None:
+    stage.run(lambda _: returned)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [warning]
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [{"status": "ok", "task_output": {}, "error": None}, {"status": "error", "error": "no", "message": "no"}],
+    ids=["ok", "error"],
+)
+def test_of_a_result_that_loses_nothing_nothing_is_told(
+    stage: Stage, caplog: pytest.LogCaptureFixture, returned: dict[str, Any]
+) -> None:
+    stage.run(lambda _: returned)
+    assert "nobody reads" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

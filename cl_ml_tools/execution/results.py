@@ -13,6 +13,9 @@ from cl_ml_tools.execution.failures import PluginError
 MAX_INTEGER_BITS = 14_284
 """Python writes no longer integer as text."""
 
+REASONS = ("error", "error_message", "message", "detail")
+"""Where an error result may say why. The first is the promised one."""
+
 Place = list[object]
 """The keys and indexes that lead to a value."""
 
@@ -29,12 +32,32 @@ def read_result(returned: object) -> dict[str, Any]:
             f"{{'status': 'error', 'error': '...'}}, not {returned!r:.200}"
         )
     if returned["status"] == "error":
-        raise PluginError(str(returned.get("error") or "the plugin gave no reason"))
+        reasons = filter(None, map(returned.get, REASONS))
+        raise PluginError(str(next(reasons, "the plugin gave no reason")))
     task_output = returned.get("task_output")
     output = {} if task_output is None else _json_value(task_output, [])
     if not isinstance(output, dict):
         raise PluginError(f"the plugin's task_output must be a dict, not {type(task_output).__name__}")
     return output
+
+
+def unread_of(returned: object) -> str:
+    """A message about what `read_result` does not look at, and nobody else; empty when there is no such thing."""
+    if not isinstance(returned, dict) or returned.get("status") not in ("ok", "error"):
+        return ""
+    status = returned["status"]
+    names = ("task_output",) if status == "ok" else REASONS
+    unread = [
+        f"{key!r:.50}"
+        for key, value in returned.items()
+        if value is not None and key not in ("status", *names)
+    ]
+    if not unread:
+        return ""
+    return (
+        f"the plugin returned {', '.join(unread)}, which nobody reads; "
+        f"with status {status!r} it may be {' or '.join(names)}"
+    )
 
 
 def _json_value(value: Any, place: Place) -> Any:

@@ -18,7 +18,7 @@ from cl_ml_tools.execution.finishing import patiently
 from cl_ml_tools.execution.limits import RetryLater, TimeLimits, retry_for
 from cl_ml_tools.execution.monitor import RunMonitor
 from cl_ml_tools.execution.outputs import AttemptOutputs
-from cl_ml_tools.execution.results import read_result
+from cl_ml_tools.execution.results import read_result, unread_of
 from cl_ml_tools.execution.surroundings import kept_surroundings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ class Execution:
         is_process_ending: whether a ``SystemExit`` or ``KeyboardInterrupt`` is the end of the process, not the
             plugin's doing.
         is_cancelled_by_others: whether the task that awaits `run` may be cancelled by anybody but the plugin.
+
+    Attributes:
+        unread: what nobody reads of the plugin's result, as a message; empty when there is nothing.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Execution:
         self._is_over_soft_limit = False
         self._is_broken_off = False
         self._stray: BaseException | None = None
+        self.unread = ""
         monitored.on_stop = self._cancel_task
 
     def __enter__(self) -> Self:
@@ -161,6 +165,9 @@ class Execution:
             if timeout.expired():
                 raise _OwnLimitError from error
             raise
+        if unread := unread_of(returned):
+            self.unread = unread
+            logger.warning("job %s: %s", job.job_id, unread)
         return dict(outputs.real(read_result(returned)))
 
     def _outcome_of(self, error: BaseException, outputs: AttemptOutputs) -> Outcome | RetryLater | None:

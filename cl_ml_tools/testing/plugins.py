@@ -26,6 +26,7 @@ class PluginRun:
         error_message: why it was not completed.
         is_worth_retrying: whether it failed with one of its ``autoretry_for``.
         progress: all that it reported, in order.
+        unread: what nobody reads of its result, as a message; empty when there is nothing.
     """
 
     status: JobStatus
@@ -33,6 +34,7 @@ class PluginRun:
     error_message: str | None
     is_worth_retrying: bool
     progress: list[float]
+    unread: str = ""
 
 
 class _Recorder:
@@ -82,7 +84,9 @@ async def run_plugin(
     if isinstance(ended, RetryLater):
         return PluginRun(JobStatus.ERROR, None, ended.detail, True, recorder.reported)
     assert isinstance(ended, Outcome)
-    return PluginRun(ended.status, ended.task_output, ended.error_message, False, recorder.reported)
+    return PluginRun(
+        ended.status, ended.task_output, ended.error_message, False, recorder.reported, execution.unread
+    )
 
 
 def check_plugin(module: ComputeModule[Any], params: Mapping[str, Any] | BaseJobParams) -> PluginRun:
@@ -90,8 +94,9 @@ def check_plugin(module: ComputeModule[Any], params: Mapping[str, Any] | BaseJob
 
     That is: its task type is a plain name and the same for every instance; its schema is a `BaseJobParams`; all
     its output files are there, and nothing else beside them; its inputs are as they were; its progress is 0 to
-    100 and does not go back; its output is JSON and tells no path of an attempt; a second job on the same
-    instance does the same; and a cancel at its first report stops it without outputs.
+    100 and does not go back; its output is JSON and tells no path of an attempt; its result has no key
+    that nobody reads; a second job on the same instance does the same; and a cancel at its first report stops it
+    without outputs.
 
     Args:
         module: the plugin's task.
@@ -151,6 +156,7 @@ def _run_and_check(
 ) -> PluginRun:
     run = asyncio.run(run_plugin(module, values))
     assert run.status == JobStatus.COMPLETED, f"the job ended in {run.status}: {run.error_message}"
+    assert not run.unread, run.unread
     for path in outputs:
         assert path.exists(), f"it is completed, and there is no {path}"
     written = {entry for path in outputs for entry in path.parent.iterdir()} - beside
