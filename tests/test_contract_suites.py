@@ -122,6 +122,17 @@ class LeavesSomething(Copier):
         target.with_name("scratch").touch()
 
 
+class WritesMore(Copier):
+    """Beside its output, and never over what is there."""
+
+    def work(self, source: Path, target: Path, report: ProgressCallback) -> None:
+        super().work(source, target, report)
+        (target.parent / "tiles").mkdir()
+        for name in ("report.txt", "tiles/0"):
+            with (target.parent / name).open("xb") as file:
+                file.write(b"more")
+
+
 class GoesBack(Copier):
     def work(self, source: Path, target: Path, report: ProgressCallback) -> None:
         super().work(source, target, report)
@@ -179,6 +190,30 @@ def test_a_good_plugin_passes_and_its_run_is_told(tmp_path: Path) -> None:
 def test_what_a_plugin_does_wrong_is_told(module: Copier, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_plugin(module, copy_params(tmp_path))
+
+
+def test_a_plugin_that_writes_more_files_passes_when_that_is_said(tmp_path: Path) -> None:
+    params = copy_params(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "from before").touch()
+    check_plugin(WritesMore(), params, extra_outputs=True)
+    left = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+    assert left == ["copy", "from before", "report.txt", "tiles", "tiles/0"]
+    assert (tmp_path / "out" / "tiles" / "0").read_bytes() == b"more"
+
+
+def test_outputs_may_lie_one_below_the_other(tmp_path: Path) -> None:
+    class CopiesTwice(Copier):
+        async def execute(
+            self, job: Job, params: BaseJobParams, progress_callback: ProgressCallback | None = None
+        ) -> dict[str, Any]:
+            Path(params.output_paths[1]).touch(exist_ok=False)
+            return await super().execute(job, params, progress_callback)
+
+    params = copy_params(tmp_path)
+    paths = [*params["output_paths"], str(tmp_path / "out" / "below" / "copy")]
+    check_plugin(CopiesTwice(), {"input_paths": params["input_paths"] * 2, "output_paths": paths})
+    assert all(Path(path).exists() for path in paths)
 
 
 def test_a_run_ends_as_a_workers_run_would(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,18 +90,21 @@ async def run_plugin(
     )
 
 
-def check_plugin(module: ComputeModule[Any], params: Mapping[str, Any] | BaseJobParams) -> PluginRun:
+def check_plugin(
+    module: ComputeModule[Any], params: Mapping[str, Any] | BaseJobParams, *, extra_outputs: bool = False
+) -> PluginRun:
     """Run a job that must succeed, and check what every plugin must do; returns the first run.
 
     That is: its task type is a plain name and the same for every instance; its schema is a `BaseJobParams`; all
-    its output files are there, and nothing else beside them; its inputs are as they were; its progress is 0 to
-    100 and does not go back; its output is JSON and tells no path of an attempt; its result has no key
-    that nobody reads; a second job on the same instance does the same; and a cancel at its first report stops it
-    without outputs.
+    its output files are there, and nothing else beside them unless that is allowed; its inputs are as they were;
+    its progress is 0 to 100 and does not go back; its output is JSON and tells no path of an attempt; its result
+    has no key that nobody reads; a second job on the same instance does the same; and a cancel at its first
+    report stops it without outputs.
 
     Args:
         module: the plugin's task.
         params: of the job: inputs that exist, outputs that do not.
+        extra_outputs: whether it may write more files beside its outputs.
 
     Raises:
         AssertionError: it does not; the message says what.
@@ -114,25 +118,45 @@ def check_plugin(module: ComputeModule[Any], params: Mapping[str, Any] | BaseJob
     for path in outputs:
         assert not path.exists(), f"{path} exists before the run: give an output path that is free"
 
-    run = _run_and_check(module, values, outputs, beside, before)
-    for path in outputs:
-        path.unlink()
-    again = _run_and_check(module, values, outputs, beside, before)
+    run = _run_and_check(module, values, outputs, beside, before, extra_outputs)
+    _take_away(_written(outputs, beside))
+    again = _run_and_check(module, values, outputs, beside, before, extra_outputs)
     assert again.task_output is not None
     assert again.task_output.keys() == (run.task_output or {}).keys(), "a second job's output has other keys"
 
     if run.progress:
-        kept = {path: path.read_bytes() for path in outputs}
-        for path in outputs:
-            path.unlink()
+        kept = _take_away(_written(outputs, beside))
         stopped = asyncio.run(run_plugin(module, values, cancel_at_report=1))
         assert stopped.status == JobStatus.CANCELLED, (
             f"a cancel at its first report ended in {stopped.status}: let JobStopped through"
         )
-        assert not any(path.exists() for path in outputs), "a cancelled job has outputs"
+        left = _written(outputs, beside)
+        assert not left, f"a cancelled job has outputs: {left}"
         for path, content in kept.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return run
+
+
+def _written(outputs: list[Path], beside: set[Path]) -> set[Path]:
+    """The outputs and what is beside them, as far as it was not there before."""
+    folders = {path.parent for path in outputs if path.parent.exists()}
+    above = {folder for path in outputs for folder in path.parents}
+    return {entry for folder in folders for entry in folder.iterdir()} - beside - above
+
+
+def _take_away(written: set[Path]) -> dict[Path, bytes]:
+    """Remove what a run has written; returns the files."""
+    kept: dict[Path, bytes] = {}
+    for entry in written:
+        if entry.is_dir() and not entry.is_symlink():
+            kept.update({path: path.read_bytes() for path in entry.rglob("*") if path.is_file()})
+            shutil.rmtree(entry)
+            continue
+        if entry.is_file():
+            kept[entry] = entry.read_bytes()
+        entry.unlink()
+    return kept
 
 
 def _check_description(module: ComputeModule[Any]) -> None:
@@ -153,14 +177,17 @@ def _run_and_check(
     outputs: list[Path],
     beside: set[Path],
     inputs: dict[Path, bytes],
+    extra_outputs: bool,
 ) -> PluginRun:
     run = asyncio.run(run_plugin(module, values))
     assert run.status == JobStatus.COMPLETED, f"the job ended in {run.status}: {run.error_message}"
     assert not run.unread, run.unread
     for path in outputs:
         assert path.exists(), f"it is completed, and there is no {path}"
-    written = {entry for path in outputs for entry in path.parent.iterdir()} - beside
-    assert written == set(outputs), f"it left something beside its outputs: {written - set(outputs)}"
+    extra = _written(outputs, beside) - set(outputs)
+    assert extra_outputs or not extra, (
+        f"it left something beside its outputs: {extra}. When that is meant, say extra_outputs=True"
+    )
     for path, content in inputs.items():
         assert path.read_bytes() == content, f"it changed its input {path}"
     for earlier, later in zip(run.progress, run.progress[1:], strict=False):
