@@ -1,7 +1,9 @@
 """One run of a job: what its plugin may do, and what becomes of it."""
 
 import asyncio
+import io
 import logging
+import logging.config
 import math
 import os
 import signal
@@ -48,6 +50,7 @@ from cl_ml_tools.execution import (
     retry_later,
     run_on_thread_loop,
 )
+from cl_ml_tools.execution.surroundings import kept_surroundings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 
@@ -852,6 +855,87 @@ def test_a_run_that_is_broken_from_outside_leaves_no_file(stage: Stage, target: 
     record = stage.store.get("a")
     assert record is not None
     assert record.status == "processing", "nothing is stored: recovery decides"
+
+
+# what a plugin changes of its process
+
+
+def log_state() -> dict[str, Any]:
+    loggers = [
+        logging.root,
+        *(logging.getLogger(f"{name}.test_execution") for name in ("cl_ml_tools", "celery")),
+    ]
+    return {
+        "disable": logging.root.manager.disable,
+        "streams": (sys.stdout, sys.stderr),
+        "loggers": [(log.level, log.disabled, log.propagate, list(log.handlers)) for log in loggers],
+    }
+
+
+def reconfigure(version: int = 1, **more: Any) -> None:
+    logging.config.dictConfig({"version": version, "root": {"level": "CRITICAL", "handlers": []}, **more})
+
+
+def change_each_logger() -> None:
+    for name in ("cl_ml_tools", "celery"):
+        log = logging.getLogger(f"{name}.test_execution")
+        log.setLevel(logging.CRITICAL)
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+
+
+def replace_the_streams() -> None:
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda: logging.basicConfig(force=True), "a plugin has changed the logging (root)"),
+        (reconfigure, "a plugin has changed the logging (root, "),
+        (lambda: logging.disable(), "a plugin has changed the logging (logging.disable)"),
+        (change_each_logger, ".test_execution)"),
+        (replace_the_streams, "a plugin has replaced sys.stdout and sys.stderr"),
+    ],
+    ids=["basicConfig", "dictConfig", "disable", "loggers", "streams"],
+)
+def test_a_plugin_that_changes_the_logging_finds_it_put_back_and_its_error_is_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture, change: Callable[[], None], told: str
+) -> None:
+    before = log_state()
+
+    def silence_and_fail(_: Call) -> None:
+        change()
+        raise RuntimeError("unheard of")
+
+    stage.error_of(silence_and_fail)
+    assert log_state() == before
+    assert [record for record in caplog.records if record.exc_info], "its traceback"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told in warning
+
+
+def test_of_plugins_that_run_at_once_the_last_one_puts_the_logging_back() -> None:
+    before = log_state()
+    with kept_surroundings():
+        with kept_surroundings():
+            logging.disable()
+        assert logging.root.manager.disable == logging.CRITICAL, "it may be the other one's"
+        with kept_surroundings():
+            assert log_state() != before
+    assert log_state() == before
+
+
+def test_a_plugin_that_leaves_the_logging_alone_is_not_told_of(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def log(_: Call) -> dict[str, Any]:
+        logging.getLogger("cl_ml_tools.a_new_one").warning("heard")
+        logging.getLogger("a.plugin").setLevel(logging.DEBUG)
+        return OK
+
+    stage.run(log)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == ["heard"]
 
 
 # progress

@@ -73,6 +73,9 @@ ENDS: list[tuple[str, str, str | None]] = [
     ("report_odd_progress", "completed", None),
     ("install_signal_handlers", "completed", None),
     ("change_the_locale", "completed", None),
+    ("begin_the_logging_anew", "completed", None),
+    ("configure_the_logging", "error", "RuntimeError: unheard of"),
+    ("replace_the_streams", "completed", None),
     ("clear_the_environment", "completed", None),
 ]
 
@@ -99,6 +102,7 @@ def test_a_plugin_that_misbehaves_ends_its_job_and_leaves_the_process_in_order(s
         )
         assert stage.process_state() == before, how
     assert stage.worker.popen.poll() is None
+    stage.worker.wait_for("in configure_the_logging")
 
 
 def test_an_execute_that_is_not_async_of_an_entry_point_with_another_name_is_run_all_the_same(

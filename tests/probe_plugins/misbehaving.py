@@ -1,7 +1,10 @@
 """A plugin that does what plugins should not do, one thing a job."""
 
 import asyncio
+import io
 import locale
+import logging
+import logging.config
 import multiprocessing
 import os
 import signal
@@ -69,6 +72,17 @@ def behave(params: MisbehaviourParams, report: ProgressCallback) -> dict[str, An
             "folder": str(Path.cwd()),
             "signals": {number.name: repr(signal.getsignal(number)) for number in SIGNALS},
             "asyncio_tasks": len(asyncio.all_tasks()),
+            "streams": [repr(sys.stdout), repr(sys.stderr)],
+            "logging": [
+                (
+                    log.name,
+                    log.level,
+                    log.disabled,
+                    log.propagate,
+                    [repr(handler) for handler in log.handlers],
+                )
+                for log in map(logging.getLogger, (None, "celery", "cl_ml_tools.execution.run"))
+            ],
         },
     }
 
@@ -247,6 +261,21 @@ def install_signal_handlers(params: MisbehaviourParams, report: ProgressCallback
 
 def change_the_locale(params: MisbehaviourParams, report: ProgressCallback) -> Any:
     locale.setlocale(locale.LC_ALL, "C")
+    return OK
+
+
+def begin_the_logging_anew(params: MisbehaviourParams, report: ProgressCallback) -> Any:
+    logging.basicConfig(force=True, filename=os.devnull)
+    return OK
+
+
+def configure_the_logging(params: MisbehaviourParams, report: ProgressCallback) -> Any:
+    logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL"}})
+    raise RuntimeError("unheard of")
+
+
+def replace_the_streams(params: MisbehaviourParams, report: ProgressCallback) -> Any:
+    sys.stdout = sys.stderr = io.StringIO()
     return OK
 
 
