@@ -18,4 +18,4 @@ ENV PATH=/opt/cl_ml_tools/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER app
 WORKDIR /srv
 EXPOSE 8000
-CMD ["uvicorn", "cl_ml_tools.app:create_app", "--factory", "--http", "cl_ml_tools.slow_headers:HeaderTimeout", "--timeout-graceful-shutdown", "5", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["uvicorn", "cl_ml_tools.app:create_app", "--factory", "--http", "cl_ml_tools.web.slow_headers:HeaderTimeout", "--timeout-graceful-shutdown", "5", "--host", "0.0.0.0", "--port", "8000"]

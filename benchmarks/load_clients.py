@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from cl_ml_tools.demo_picture import draw_picture
+from cl_ml_tools.demo.picture import draw_picture
 
 BOUNDARY = "benchmark-of-load"
 SECONDS = 60.0

@@ -76,14 +76,14 @@ def create_app(settings: Settings | None = None) -> "FastAPI":
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
 
-    from cl_ml_tools.head_requests import HeadAsGet
-    from cl_ml_tools.http_access import add_headers, describe_refusals, user_dependency
-    from cl_ml_tools.http_errors import answer_with_problem
     from cl_ml_tools.job_routes import create_job_router
     from cl_ml_tools.master import create_master_router
     from cl_ml_tools.service_routes import create_service_router
-    from cl_ml_tools.slow_bodies import BodyTimeout
     from cl_ml_tools.stores.redis_watcher import RedisJobWatcher
+    from cl_ml_tools.web.access import add_headers, describe_refusals, user_dependency
+    from cl_ml_tools.web.errors import answer_with_problem
+    from cl_ml_tools.web.head_requests import HeadAsGet
+    from cl_ml_tools.web.slow_bodies import BodyTimeout
 
     settings = settings or Settings.from_environment()
     _log_with_time()

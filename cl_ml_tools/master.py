@@ -12,9 +12,9 @@ from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.errors import PluginLoadError, cause_of
 from cl_ml_tools.file_names import safe_file_name
-from cl_ml_tools.http_errors import ERROR_TRANSLATION
 from cl_ml_tools.registry import RoutePlugin, installed_route_names, load_route_plugins
 from cl_ml_tools.submission import admins_told
+from cl_ml_tools.web.errors import ERROR_TRANSLATION
 
 _PATH_PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 
@@ -28,7 +28,7 @@ def create_master_router(
 ) -> APIRouter:
     """Make a router with the routes of every installed plugin; no task is imported for it.
 
-    Errors of this package that a route raises are answered as `cl_ml_tools.http_errors` says, whoever
+    Errors of this package that a route raises are answered as `cl_ml_tools.web.errors` says, whoever
     wrote the route. The names of uploads are made safe before a route sees them, as
     `cl_ml_tools.file_names.safe_file_name` says: routes make paths of them.
 

@@ -14,9 +14,9 @@ from cl_ml_tools.common.file_storage import FileStorage, TellsRoom
 from cl_ml_tools.common.job_control import Service, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.errors import StorageFullError, StoreUnavailableError
-from cl_ml_tools.http_errors import UNAVAILABLE, ProblemRoute
 from cl_ml_tools.registry import installed_route_names
 from cl_ml_tools.submission import ask
+from cl_ml_tools.web.errors import UNAVAILABLE, ProblemRoute
 
 logger = logging.getLogger(__name__)
 

@@ -144,7 +144,7 @@ class Environment:
             "cl_ml_tools.app:create_app",
             "--factory",
             "--http",
-            "cl_ml_tools.slow_headers:HeaderTimeout",
+            "cl_ml_tools.web.slow_headers:HeaderTimeout",
             "--port",
             str(port),
         ]

@@ -17,7 +17,7 @@ import pytest
 import redis
 from PIL import Image
 
-from cl_ml_tools.master_client import MasterClient
+from cl_ml_tools.demo.master_client import MasterClient
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
 

@@ -21,9 +21,9 @@ from raw_http import BOUNDARY, END, MULTIPART, PATIENCE, answer_of, connect, exc
 
 from cl_ml_tools.celery_bridge import CeleryJobRepository
 from cl_ml_tools.file_names import safe_file_name
-from cl_ml_tools.slow_bodies import STEP_BYTES, BodyTimeout
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
+from cl_ml_tools.web.slow_bodies import STEP_BYTES, BodyTimeout
 
 RESIZE = "/api/jobs/image_resize"
 SIZE = part("width", b"3") + part("height", b"3")

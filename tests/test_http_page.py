@@ -16,8 +16,8 @@ from harness import ROOT, Process
 from PIL import Image
 
 from cl_ml_tools.app import create_app
-from cl_ml_tools.http_errors import ERROR_RESPONSES
 from cl_ml_tools.settings import Settings
+from cl_ml_tools.web.errors import ERROR_RESPONSES
 
 PAGE = ROOT / "docs" / "http.md"
 TEXT = PAGE.read_text()

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from cl_ml_tools.demo.master_client import Accepted, MasterClient, ServerEvent, read_events
 from cl_ml_tools.errors import DemoError
-from cl_ml_tools.master_client import Accepted, MasterClient, ServerEvent, read_events
 
 app = FastAPI()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cl_ml_tools import processes
+from cl_ml_tools.demo import processes
+from cl_ml_tools.demo.processes import Children, OrderlyExit
 from cl_ml_tools.errors import DemoError
-from cl_ml_tools.processes import Children, OrderlyExit
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_children_of_a_child_that_crashed_are_ended_too(children: Children) 
 
 def test_a_process_that_forgets_to_stop_leaves_no_child(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from cl_ml_tools.processes import *\n"
+        "import os, sys; from cl_ml_tools.demo.processes import *\n"
         "child = Children(OrderlyExit()).start('sleeper', ['sleep', '60'], os.environ)\n"
         "print(child.process.pid, child.log)"
     )

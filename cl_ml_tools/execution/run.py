@@ -151,7 +151,10 @@ class Execution:
         try:
             params = self._module.get_schema().model_validate(moved)
         except ValidationError as error:
-            raise PluginError(f"invalid parameters: {_name_fields(error)}") from error
+            message = f"invalid parameters: {_name_fields(error)}"
+            # Whoever let them in has checked them, by the schema that is installed there.
+            logger.warning("job %s (%s): %s", job.job_id, job.task_type, message)
+            raise PluginError(message) from error
         own_limit = None if self._limits.are_watched_elsewhere else self._limits.soft or self._limits.hard
         timeout = asyncio.timeout(own_limit)
         try:

@@ -12,11 +12,11 @@ from cl_ml_tools.common.job_leases import CancelAnswer
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import Job
 from cl_ml_tools.errors import JobStateError
-from cl_ml_tools.http_errors import problem_responses
 from cl_ml_tools.job_routes.access import JobAccess, no_such_job
 from cl_ml_tools.job_routes.state import UNKNOWN_JOB, detailed_view_of
 from cl_ml_tools.job_routes.views import JobView
 from cl_ml_tools.submission import ask
+from cl_ml_tools.web.errors import problem_responses
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from starlette.types import Receive, Scope, Send
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobEvent, JobsWatcher, JobWatcher
 from cl_ml_tools.common.schemas import Job, JobStatus
-from cl_ml_tools.http_errors import ProblemRoute, problem_responses
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.state import UNKNOWN_JOB
 from cl_ml_tools.job_routes.views import JobChange
 from cl_ml_tools.submission import Viewer, ask
+from cl_ml_tools.web.errors import ProblemRoute, problem_responses
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.schemas import Job, JobStatus
 from cl_ml_tools.errors import JobStateError
-from cl_ml_tools.http_errors import problem_responses
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.state import UNKNOWN_JOB
 from cl_ml_tools.job_routes.views import OutputView
@@ -26,6 +25,7 @@ from cl_ml_tools.output_files import (
     list_outputs,
     zip_chunks,
 )
+from cl_ml_tools.web.errors import problem_responses
 
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.IGNORECASE)
 

@@ -8,12 +8,12 @@ from fastapi import APIRouter
 from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.job_watcher import JobWatcher
-from cl_ml_tools.http_errors import UNAVAILABLE, ProblemRoute
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.control import add_control
 from cl_ml_tools.job_routes.events import EventsRoute, add_events
 from cl_ml_tools.job_routes.outputs import add_outputs
 from cl_ml_tools.job_routes.state import add_state
+from cl_ml_tools.web.errors import UNAVAILABLE, ProblemRoute
 
 
 def create_job_router(

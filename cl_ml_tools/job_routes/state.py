@@ -12,11 +12,11 @@ from cl_ml_tools.common.file_storage import FileStorage
 from cl_ml_tools.common.job_control import FindsJobs, JobCursor, JobQuery
 from cl_ml_tools.common.job_watcher import JobEvent, JobWatcher
 from cl_ml_tools.common.schemas import Job, JobStatus
-from cl_ml_tools.http_errors import problem_responses
 from cl_ml_tools.job_routes.access import JobAccess
 from cl_ml_tools.job_routes.views import JobList, JobView, OutputSummary
 from cl_ml_tools.output_files import list_outputs
 from cl_ml_tools.submission import Viewer, ask
+from cl_ml_tools.web.errors import problem_responses
 
 MAX_WAIT_SECONDS = 60.0
 """The longest that a request may wait for a job's end."""

@@ -16,8 +16,8 @@ from cl_ml_tools.common.output_planning import in_rounds
 from cl_ml_tools.common.schemas import BaseJobParams, Job
 from cl_ml_tools.errors import StoreNotAskedError, StoreUnavailableError, SubmissionTooLateError
 from cl_ml_tools.file_names import distinct_names
-from cl_ml_tools.form_fields import stored_values
 from cl_ml_tools.submission.asking import ask
+from cl_ml_tools.submission.form_fields import stored_values
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from cl_ml_tools.errors import InvalidJobIdError, JobStateError, UnknownJobError
 from cl_ml_tools.file_names import check_job_id, distinct_name, safe_file_name
 from cl_ml_tools.output_files import OutputFile, list_outputs
 from cl_ml_tools.submission.asking import ask
+from cl_ml_tools.submission.upload_form import FROM_JOB, FROM_OUTPUT
 from cl_ml_tools.submission.viewing import Viewer
-from cl_ml_tools.upload_form import FROM_JOB, FROM_OUTPUT
 
 Saved = tuple[str, Mapping[str, object]]
 """The name that an input was to be saved under, and what the storage said of it."""

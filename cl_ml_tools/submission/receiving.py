@@ -15,12 +15,12 @@ from starlette.datastructures import FormData, UploadFile
 from cl_ml_tools.common.file_storage import FileStorage, limits_of_uploads
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams
-from cl_ml_tools.http_errors import ProblemRoute
 from cl_ml_tools.submission.accepting import discard
 from cl_ml_tools.submission.earlier_jobs import EarlierJobs
 from cl_ml_tools.submission.quota import check_quota
 from cl_ml_tools.submission.reception import Received, Reception
 from cl_ml_tools.submission.viewing import viewer_in
+from cl_ml_tools.web.errors import ProblemRoute
 
 
 class _LateForm(FormData):

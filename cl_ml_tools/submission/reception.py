@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 from cl_ml_tools.common.file_storage import FileStorage, LimitsUploads, UploadLimits
 from cl_ml_tools.common.schemas import BaseJobParams
 from cl_ml_tools.file_names import distinct_name, safe_file_name
-from cl_ml_tools.multipart_stream import MultipartError, MultipartStream, Part, decoded
 from cl_ml_tools.submission.earlier_jobs import EarlierJobs, check_no_output_without_job
-from cl_ml_tools.upload_form import (
+from cl_ml_tools.submission.multipart_stream import MultipartError, MultipartStream, Part, decoded
+from cl_ml_tools.submission.upload_form import (
     MAX_UNKNOWN_FIELDS,
     check_may_be_file,
     early_faults,

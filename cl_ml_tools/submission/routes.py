@@ -12,13 +12,12 @@ from cl_ml_tools.common.job_control import AddsJobsOnce, TellsService
 from cl_ml_tools.common.job_repository import JobRepository
 from cl_ml_tools.common.schemas import BaseJobParams, JobStatus
 from cl_ml_tools.errors import StoreUnavailableError
-from cl_ml_tools.http_errors import ERROR_RESPONSES, problem_responses
 from cl_ml_tools.submission.accepting import accept_job
 from cl_ml_tools.submission.asking import ask
 from cl_ml_tools.submission.quota import quota_kept
 from cl_ml_tools.submission.receiving import UploadRoute, receiver
 from cl_ml_tools.submission.reception import Received, SavedUpload
-from cl_ml_tools.upload_form import (
+from cl_ml_tools.submission.upload_form import (
     FROM_JOB,
     FROM_OUTPUT,
     MAX_UNKNOWN_FIELDS,
@@ -26,6 +25,7 @@ from cl_ml_tools.upload_form import (
     form_signature,
     validated,
 )
+from cl_ml_tools.web.errors import ERROR_RESPONSES, problem_responses
 
 ParamsT = TypeVar("ParamsT", bound=BaseJobParams)
 

@@ -14,9 +14,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cl_ml_tools.demo.master_client import MasterClient
+from cl_ml_tools.demo.processes import Children, OrderlyExit
 from cl_ml_tools.errors import DemoError
-from cl_ml_tools.master_client import MasterClient
-from cl_ml_tools.processes import Children, OrderlyExit
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.embedded_redis import EmbeddedRedis
 
@@ -98,7 +98,7 @@ class LocalStack:
         )
         # Whoever still follows a job must not hold up the end.
         master = f"--factory --host {_HOST} --port {self._port} --timeout-graceful-shutdown 2"
-        master += " --http cl_ml_tools.slow_headers:HeaderTimeout"
+        master += " --http cl_ml_tools.web.slow_headers:HeaderTimeout"
         for name, module, options in (
             ("worker", "celery", worker),
             ("master", "uvicorn", f"cl_ml_tools.app:create_app {master}"),

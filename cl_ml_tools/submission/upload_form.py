@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile as ReceivedFile
 
 from cl_ml_tools.common.output_planning import in_rounds, planned_outputs
 from cl_ml_tools.common.schemas import BaseJobParams
-from cl_ml_tools.form_fields import (
+from cl_ml_tools.submission.form_fields import (
     check_fields_can_be_sent,
     field_adapter,
     form_fields,

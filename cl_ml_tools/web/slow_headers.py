@@ -1,7 +1,7 @@
 """A bound on how slowly a request's headers may come in, for uvicorn, which has none.
 
 No application sees a request before its headers are complete, so this is given to the server:
-``uvicorn ... --http cl_ml_tools.slow_headers:HeaderTimeout``.
+``uvicorn ... --http cl_ml_tools.web.slow_headers:HeaderTimeout``.
 """
 
 import asyncio

@@ -12,8 +12,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cl_ml_tools.errors import SettingsError
-from cl_ml_tools.http_errors import problem_responses
 from cl_ml_tools.settings import Settings
+from cl_ml_tools.web.errors import problem_responses
 
 User = dict[str, str]
 

@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 from cl_ml_tools.common.schemas import JobStatus
+from cl_ml_tools.demo.local_stack import LocalStack, without_password
+from cl_ml_tools.demo.master_client import MasterClient
+from cl_ml_tools.demo.processes import OrderlyExit
 from cl_ml_tools.errors import DemoError
-from cl_ml_tools.local_stack import LocalStack, without_password
-from cl_ml_tools.master_client import MasterClient
-from cl_ml_tools.processes import OrderlyExit
 
 _CHECK_SECONDS = 0.5
 _BAR_WIDTH = 30
@@ -187,7 +187,7 @@ def _connection_told(stack: LocalStack) -> Iterator[None]:
 
 
 def _drawn(directory: Path) -> Path:
-    from cl_ml_tools.demo_picture import draw_picture
+    from cl_ml_tools.demo.picture import draw_picture
 
     path = directory / "evening.jpg"
     draw_picture(path)
