@@ -9,6 +9,8 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
+from cl_ml_tools.job_commands import cancel, installation_behind, jobs, retry
+
 
 @click.group(name="ml")
 @click.pass_context
@@ -84,17 +86,10 @@ def recover_command(ctx: click.Context, seconds: float) -> None:
     import time
     from collections import Counter
 
-    from cl_ml_tools.celery_bridge.installation import installations
     from cl_ml_tools.errors import MLToolsError
     from cl_ml_tools.recovery import recover
 
-    app = ctx.obj.app
-    # `-A` may have found a proxy of an app.
-    installation = installations.get(getattr(app, "_get_current_object", lambda: app)())
-    if installation is None:
-        raise click.ClickException(
-            "cl_ml_tools is not installed on this app: call cl_ml_tools.celery_bridge.install(app, store)."
-        )
+    installation = installation_behind(ctx)
     done: Counter[str] = Counter()
     end = time.monotonic() + seconds
     try:
@@ -112,3 +107,7 @@ def recover_command(ctx: click.Context, seconds: float) -> None:
         click.echo(f"{count} {word}")
     if not done:
         click.echo("Nothing to do.")
+
+
+for command in (jobs, cancel, retry):
+    ml.add_command(command)

@@ -77,6 +77,7 @@ class JobRecord(Job):
         created_by: whose job it is, or None.
         priority: 0 to 10, higher is more urgent.
         attempt: how often it was started.
+        node: the id of the worker's main process that runs it, or ran it last; None while it is queued.
         crashes: how often the process that ran it died.
         leases_lost: how often it was lost together with its node.
         history: how each attempt that did not finish the job ended, oldest first; of more than 20 the first 9 and the
@@ -95,6 +96,7 @@ class JobRecord(Job):
     created_by: str | None = None
     priority: int = Field(default=5, ge=0, le=10)
     attempt: int = 0
+    node: str | None = None
     crashes: int = 0
     leases_lost: int = 0
     failures: int = 0

@@ -26,6 +26,12 @@ class ServerClock:
         self._difference_ms = 0.0
         self._learned_at = -math.inf
 
+    def ask(self) -> int:
+        """The server's time, ms since 1970."""
+        seconds, microseconds = self._scripts.call(self._client.time)
+        offset: Any = self._scripts.call(lambda: self._client.hget(self._keys("meta"), "time_offset_ms"))
+        return seconds * 1000 + microseconds // 1000 + int(offset or 0)
+
     def in_time(self, ask: Callable[[int], Sequence[Any]]) -> Sequence[Any]:
         """The answer of a script that is told when its caller has given up (server time, ms).
 
@@ -41,7 +47,7 @@ class ServerClock:
             # Asked for now and then: two clocks drift apart.
             if asked_at > self._learned_at + TRUSTED_SECONDS:
                 try:
-                    self._learn(self._ask())
+                    self._learn(self.ask())
                 except StoreUnavailableError as error:
                     raise StoreNotAskedError(str(error)) from error
             now = math.floor(self._difference_ms + time.monotonic() * 1000)
@@ -56,8 +62,3 @@ class ServerClock:
     def _learn(self, server_ms: int) -> None:
         self._learned_at = time.monotonic()
         self._difference_ms = server_ms - self._learned_at * 1000
-
-    def _ask(self) -> int:
-        seconds, microseconds = self._scripts.call(self._client.time)
-        offset: Any = self._scripts.call(lambda: self._client.hget(self._keys("meta"), "time_offset_ms"))
-        return seconds * 1000 + microseconds // 1000 + int(offset or 0)

@@ -139,6 +139,10 @@ class RedisJobStore:
         """
         self.scripts.call(lambda: self.client.hset(self.keys("meta"), "probe", "1"))
 
+    def now(self) -> int:
+        """The time that all times of records go by, ms since 1970."""
+        return self._clock.ask()
+
     def has_storage(self) -> bool:
         """Whether a storage is tied to this record."""
         return bool(self.scripts.call(lambda: self.client.hexists(self.keys("meta"), "has_storage")))
