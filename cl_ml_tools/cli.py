@@ -1,6 +1,6 @@
 """``celery -A celery_app ml ...``.
 
-Celery loads this module at every start, also of workers: nothing else is imported before a command runs.
+Celery loads this module at every start, also of workers: what is heavy is imported when a command runs.
 """
 
 from pathlib import Path

@@ -22,8 +22,8 @@ from cl_ml_tools.cli import ml as ml_group
 from cl_ml_tools.common.job_control import JobPage, JobQuery
 from cl_ml_tools.common.job_leases import Outcome, RequeueCause
 from cl_ml_tools.common.schemas import Job, JobStatus
-from cl_ml_tools.job_commands import matching_ids
-from cl_ml_tools.job_table import age
+from cl_ml_tools.job_commands.commands import matching_ids
+from cl_ml_tools.job_commands.table import age
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.stores.redis_jobs import RedisJobStore
 

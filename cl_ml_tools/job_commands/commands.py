@@ -1,4 +1,4 @@
-"""``celery -A celery_app ml jobs``, ``cancel`` and ``retry``.
+"""The commands themselves.
 
 Loaded at every start of Celery, as `cl_ml_tools.cli` is: what is heavy is imported when a command runs.
 """
@@ -97,7 +97,7 @@ def jobs(
 
     The last column is the node of a job that runs, and the first line of the message of one in error.
     """
-    from cl_ml_tools.job_table import JobTable
+    from cl_ml_tools.job_commands.table import JobTable
 
     installation = installation_behind(ctx)
     with _told_in_a_line():
