@@ -686,7 +686,23 @@ def test_any_detail_of_a_crash_is_kept_on_its_line(store: RedisJobStore) -> None
     assert [end.detail for end in record(store).history] == [detail, detail]
 
 
-# update, delete
+# update, cancel, delete
+
+
+@pytest.mark.parametrize("outcome", [DONE, FAILED], ids=["completed", "error"])
+def test_a_cancel_comes_too_late_for_a_job_at_its_end(store: RedisJobStore, outcome: Outcome) -> None:
+    add(store)
+    start(store)
+    store.finish("a", token="t", outcome=outcome)
+    before, told = record(store), events(store)
+    assert [store.cancel("a"), store.cancel("a"), store.cancel("b")] == ["ended", "ended", "unknown"]
+    assert (record(store), events(store)) == (before, told)
+
+
+def test_a_cancel_that_is_repeated_meets_its_own_work(store: RedisJobStore) -> None:
+    add(store)
+    assert [store.cancel("a"), store.cancel("a")] == ["cancelled", "cancelled"]
+    assert record(store).status == "cancelled"
 
 
 def test_a_queued_job_can_be_changed_by_others(store: RedisJobStore) -> None:
