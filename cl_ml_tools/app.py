@@ -12,7 +12,7 @@ from cl_ml_tools import __version__
 from cl_ml_tools.celery_bridge import CeleryJobRepository, PacedEventsStep, install
 from cl_ml_tools.celery_bridge.configuration import celery_configuration
 from cl_ml_tools.common.file_storage import UploadLimits
-from cl_ml_tools.errors import SettingsError, StoreUnavailableError
+from cl_ml_tools.errors import SettingsError, StorageMismatchError, StoreUnavailableError
 from cl_ml_tools.settings import Settings
 from cl_ml_tools.storage_tie import check_storage
 from cl_ml_tools.stores.local_files import LocalFileStorage
@@ -159,6 +159,8 @@ def _check_belonging(repository: CeleryJobRepository, storage: LocalFileStorage)
             logger.error(complaint)
     except StoreUnavailableError as error:
         logger.warning("starting although the record cannot be reached: %s", error)
+    except StorageMismatchError as error:
+        logger.error("starting although workers may not find what is uploaded here. %s", error)
 
 
 def _create_celery(settings: Settings) -> tuple[Celery, CeleryJobRepository]:

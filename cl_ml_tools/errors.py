@@ -36,7 +36,11 @@ class StoreMismatchError(MLToolsError):
 
 
 class StorageMismatchError(MLToolsError, RuntimeError):
-    """The storage is not the one that the files of the record's jobs are in, or this process cannot use it."""
+    """The storage is not the one that the files of the record's jobs are in."""
+
+
+class StorageUnusableError(StorageMismatchError):
+    """This process cannot read and write its storage."""
 
 
 class SubmissionTooLateError(StoreUnavailableError):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cl_ml_tools.errors import StorageMismatchError
+from cl_ml_tools.errors import StorageMismatchError, StorageUnusableError
 
 WRITTEN_SECONDS = 2.0
 """How long a mark that is still empty is waited for: another process writes it."""
@@ -58,7 +58,8 @@ def check_storage(storage: object, record: TiedRecord) -> str:
         tell the operator. Jobs may be run there, and no file may be removed.
 
     Raises:
-        StorageMismatchError: the record has another storage, or this one cannot be used; the message says what to do.
+        StorageUnusableError: the storage cannot be read and written.
+        StorageMismatchError: the record has another one; the message says what to do.
         StoreUnavailableError: the record does not answer.
     """
     if not isinstance(storage, TiedStorage):
@@ -71,7 +72,7 @@ def check_storage(storage: object, record: TiedRecord) -> str:
         if told is None and not has_storage:
             told = _write(mark, identity)
     except OSError as error:
-        raise StorageMismatchError(
+        raise StorageUnusableError(
             f"The storage {where} cannot be used by this process ({error}). Every process of an installation has to "
             "read and write it (CL_ML_TOOLS_STORAGE_DIR)."
         ) from error

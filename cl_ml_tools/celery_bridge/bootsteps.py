@@ -17,7 +17,7 @@ from cl_ml_tools.celery_bridge.keeper import Keeper
 from cl_ml_tools.celery_bridge.queues import PREFIX, queue_name
 from cl_ml_tools.celery_bridge.spawned import remember_places
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
-from cl_ml_tools.errors import StoreUnavailableError
+from cl_ml_tools.errors import StorageMismatchError, StoreUnavailableError
 from cl_ml_tools.storage_tie import check_storage
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,10 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         self._spool = OutcomeSpool.create()
 
     def start(self, parent: Any) -> None:
-        """Check that the record belongs to this broker and to this storage, then begin.
+        """Check that the record belongs to this broker, tell if it does not to this storage, then begin.
 
         Raises:
-            StoreMismatchError: it belongs to another; the worker does not start.
-            StorageMismatchError: the storage is not the one of the record's jobs, or cannot be used.
+            StoreMismatchError: it belongs to another broker; the worker does not start.
         """
         installation = self._installation
         try:
@@ -73,6 +72,8 @@ class JobsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
                 check_storage(installation.storage, installation.store)
         except StoreUnavailableError as error:
             logger.warning("starting although the record cannot be reached: %s", error)
+        except StorageMismatchError as error:
+            logger.error("starting although jobs whose files are not here will be given back. %s", error)
         installation.attendant = Attendant(installation, self._spool)
         installation.attendant.start()
         Keeper(installation).start()

@@ -7,6 +7,7 @@ on. It stands in the apps' ``include``, so that workers load it and nobody else 
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,8 +22,8 @@ from cl_ml_tools.celery_bridge.spawned import adopt_copies
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.compute_module import ComputeModule
 from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal, RequeueState
-from cl_ml_tools.common.schemas import JobStatus
-from cl_ml_tools.errors import StorageMismatchError, StoreUnavailableError
+from cl_ml_tools.common.schemas import Job, JobStatus
+from cl_ml_tools.errors import StorageMismatchError, StorageUnusableError, StoreUnavailableError
 from cl_ml_tools.execution import (
     Execution,
     LeasedRun,
@@ -43,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STORAGE_SECONDS = 30.0
-"""How long a job waits that was on a node without its storage: others are to get it first."""
+HOLD_SECONDS = 10.0
+"""How long a node without the storage keeps a job that it cannot do."""
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no types
@@ -136,9 +137,13 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         if ended is None:
             raise Ignore
         has_failed = isinstance(ended, RetryLater) or ended.status is JobStatus.ERROR
-        if has_failed and (fault := _fault_of_storage(installation)):
-            logger.error("job %s: given back, this node cannot do it. %s", job_id, fault)
-            given_back = _undisturbed(lambda: give_back(claim, store, owner, seconds=STORAGE_SECONDS))
+        if has_failed and (fault := _fault_of_storage(installation, claim.job)):
+            logger.error("job %s: this node cannot do it, and gives it back. %s", job_id, fault)
+            # Held for a while: a node that gave back at once would be the first to get every job.
+            time.sleep(HOLD_SECONDS)
+            given_back = _undisturbed(lambda: give_back(claim, store, owner))
+            if given_back.dispatch is not None:
+                installation.repository.send(given_back.dispatch)
             return str(given_back.state)
         if isinstance(ended, RetryLater):
             retry = ended
@@ -151,12 +156,15 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         return _finish(installation, claim, ended, monitored)
 
 
-def _fault_of_storage(installation: Installation) -> str:
-    """Why no job can be done here, if that is so: then a job that failed has not failed for good."""
+def _fault_of_storage(installation: Installation, job: Job) -> str:
+    """Why the job cannot be done here, if that is so: then it has not failed for good."""
     try:
         check_storage(installation.storage, installation.store)
-    except StorageMismatchError as error:
+    except StorageUnusableError as error:
         return str(error)
+    except StorageMismatchError as error:
+        inputs = job.params.get("input_paths") or ()
+        return "" if all(map(os.path.exists, inputs)) else str(error)
     except StoreUnavailableError:
         # The outcome waits for the store.
         return ""

@@ -79,8 +79,8 @@ def retry_later(claim: Claim, retry: RetryLater, leases: JobLeases, owner: Owner
     )
 
 
-def give_back(claim: Claim, leases: JobLeases, owner: Owner, *, seconds: float) -> Requeued:
-    """Put a job back that cannot be done here, to be started after a pause; counts as no failure of the job.
+def give_back(claim: Claim, leases: JobLeases, owner: Owner) -> Requeued:
+    """Put a job back that cannot be done here; counts as no failure of the job.
 
     Raises:
         StoreUnavailableError: the store was away for longer than `PATIENCE_SECONDS`.
@@ -89,9 +89,7 @@ def give_back(claim: Claim, leases: JobLeases, owner: Owner, *, seconds: float) 
     released = RequeueCause.RELEASED
     return patiently(
         job_id,
-        lambda: leases.requeue(
-            job_id, owner=owner, cause=released, detail="", token=token, delay_seconds=seconds
-        ),
+        lambda: leases.requeue(job_id, owner=owner, cause=released, detail="", token=token),
     )
 
 
