@@ -73,7 +73,7 @@ class Settings(BaseModel):
     cancel_grace_seconds: float = Field(
         default=10.0,
         ge=0.0,
-        description="How long a cancelled job may take to stop before its pool process is killed (prefork), from "
+        description="How long a cancelled job may take to stop before its pool process is ended (prefork), from "
         "when its node hears of it: within a third of the lease.",
     )
     max_upload_bytes: int = Field(

@@ -21,7 +21,7 @@ from cl_ml_tools.celery_bridge.queues import celery_task_name
 from cl_ml_tools.celery_bridge.spawned import adopt_copies
 from cl_ml_tools.celery_bridge.spool import OutcomeSpool
 from cl_ml_tools.common.compute_module import ComputeModule
-from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal, RequeueState
+from cl_ml_tools.common.job_leases import Claim, Finished, Outcome, Owner, Refusal, Requeued, RequeueState
 from cl_ml_tools.common.schemas import Job, JobStatus
 from cl_ml_tools.errors import StorageMismatchError, StorageUnusableError, StoreUnavailableError
 from cl_ml_tools.execution import (
@@ -140,20 +140,21 @@ def run_job(self: JobTask, job_id: str, sequence: int) -> str:
         if has_failed and (fault := _fault_of_storage(installation, claim.job)):
             logger.error("job %s: this node cannot do it, and gives it back. %s", job_id, fault)
             # Held for a while: a node that gave back at once would be the first to get every job.
-            time.sleep(HOLD_SECONDS)
-            given_back = _undisturbed(lambda: give_back(claim, store, owner))
-            if given_back.dispatch is not None:
-                installation.repository.send(given_back.dispatch)
-            return str(given_back.state)
+            _undisturbed(lambda: time.sleep(HOLD_SECONDS))
+            return _put_back(installation, job_id, lambda: give_back(claim, store, owner))
         if isinstance(ended, RetryLater):
             retry = ended
-            requeued = _undisturbed(lambda: retry_later(claim, retry, store, owner))
-            if requeued.dispatch is not None:
-                installation.repository.send(requeued.dispatch)
-            elif requeued.state is RequeueState.DELETED:
-                installation.clean_up(job_id)
-            return str(requeued.state)
+            return _put_back(installation, job_id, lambda: retry_later(claim, retry, store, owner))
         return _finish(installation, claim, ended, monitored)
+
+
+def _put_back(installation: Installation, job_id: str, requeue: Callable[[], Requeued]) -> str:
+    requeued = _undisturbed(requeue)
+    if requeued.dispatch is not None:
+        installation.repository.send(requeued.dispatch)
+    elif requeued.state is RequeueState.DELETED:
+        installation.clean_up(job_id)
+    return str(requeued.state)
 
 
 def _fault_of_storage(installation: Installation, job: Job) -> str:
@@ -163,8 +164,10 @@ def _fault_of_storage(installation: Installation, job: Job) -> str:
     except StorageUnusableError as error:
         return str(error)
     except StorageMismatchError as error:
-        inputs = job.params.get("input_paths") or ()
-        return "" if all(map(os.path.exists, inputs)) else str(error)
+        inputs = job.params.get("input_paths")
+        if not isinstance(inputs, list) or all(os.path.exists(str(path)) for path in inputs):  # noqa: PTH110
+            return ""
+        return str(error)
     except StoreUnavailableError:
         # The outcome waits for the store.
         return ""
