@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Response
@@ -19,6 +19,8 @@ from cl_ml_tools.submission import ask
 from cl_ml_tools.web.errors import UNAVAILABLE, ProblemRoute
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHECK_SECONDS = 5.0
 """How long a part of the service is given to answer."""
@@ -157,18 +159,22 @@ async def _readiness(repository: JobRepository, task_types: list[str], max_wait_
     )
 
 
+async def _in_time(question: Callable[[], T]) -> T:
+    """What ``question`` returns, asked in a thread; a TimeoutError after `CHECK_SECONDS`."""
+    async with asyncio.timeout(CHECK_SECONDS):
+        return await to_thread.run_sync(question, abandon_on_cancel=True)
+
+
 async def _service(repository: TellsService) -> Service | None:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            return await to_thread.run_sync(repository.service, abandon_on_cancel=True)
+        return await _in_time(repository.service)
     except (StoreUnavailableError, TimeoutError):
         return None
 
 
 async def _record_fault(repository: TellsService) -> str | None:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await to_thread.run_sync(repository.check_takes_jobs, abandon_on_cancel=True)
+        await _in_time(repository.check_takes_jobs)
     except (StoreUnavailableError, TimeoutError) as error:
         return f"The store of job records takes no jobs: {str(error) or 'it does not answer'}"
     return None
@@ -178,8 +184,7 @@ async def _storage_fault(storage: object) -> str | None:
     if not isinstance(storage, TellsRoom):
         return None
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await to_thread.run_sync(storage.check_takes_uploads, abandon_on_cancel=True)
+        await _in_time(storage.check_takes_uploads)
     except (StorageFullError, OSError) as error:
         # A time-out is an OSError, too: a share whose server is away hangs.
         return f"The storage takes no uploads: {str(error) or 'it does not answer'}"
@@ -188,8 +193,7 @@ async def _storage_fault(storage: object) -> str | None:
 
 async def _broker_fault(repository: TellsService) -> str | None:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await to_thread.run_sync(repository.reach_broker, abandon_on_cancel=True)
+        await _in_time(repository.reach_broker)
     except Exception:  # any driver may be behind it, with errors of its own
         logger.warning("the broker cannot be reached", exc_info=True)
         return "The broker does not answer."
